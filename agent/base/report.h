@@ -1,0 +1,24 @@
+/* What a room wants a person to know and cannot say by an outcome alone ("segment 7, offset 4096: …"). Rooms
+ * do not log: they tell their owner, who does. */
+#pragma once
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <syslog.h>
+#include "macros.h"
+
+typedef struct Report {
+        void (*say)(void *userdata, int level, const char *text); /* level as in syslog(3) */
+        void *userdata;
+} Report;
+
+static inline _printf_(3, 4) void report_say(const Report *report, int level, const char *format, ...) {
+        if (!report || !report->say)
+                return;
+        char text[1024];
+        va_list ap;
+        va_start(ap, format);
+        vsnprintf(text, sizeof(text), format, ap);
+        va_end(ap);
+        report->say(report->userdata, level, text);
+}
