@@ -1,0 +1,10 @@
+# The lab as a library: what `./lab` does on the command line, the host tests, the story and the soak do by import.
+#
+#   tools     running programs and saying what went wrong
+#   packages  what this machine needs from Debian
+#   image     the cached minimal Debian that all hosts share
+#   build     treaty, compiled and installed into a layer over that image
+#   net       one bridge in a namespace of its own; cables and cuts
+#   host      one systemd host: boots, crashes, pauses
+#   fleet     the hosts of one lab, and the clean-up
+#   cluster   treaty on these hosts: token, join, members
