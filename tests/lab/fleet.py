@@ -128,6 +128,8 @@ class Fleet:
             Host(self, int(group.rsplit("/h", 1)[1])).kill()
         if os.path.isdir(self.cgroup):
             os.rmdir(self.cgroup)
+            if not glob.glob(f"{cgroup_root()}/*/"):
+                os.rmdir(cgroup_root())
         self.net.destroy()
         # Nothing of ours mounts in the machine's own namespace, but a person may have looked into an image by hand.
         if os.path.isdir(self.dir):

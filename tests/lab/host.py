@@ -23,9 +23,9 @@ import uuid
 from . import net
 from .tools import LabError, read, run, until, write
 
-# What starts a host; runs in a mount namespace of its own. The cgroup comes first, so that nothing escapes a crash.
+# What starts a host; runs in the host's cgroup already, so that nothing escapes a crash, and in a mount namespace of
+# its own.
 BOOT = r"""
-echo $$ > "$CGROUP/cgroup.procs"
 # The disk of a host that was just killed may need a moment until the kernel has let go of it.
 for try in 1 2 3 4 5 6 7 8 9 10; do
         mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$DIR/upper,workdir=$DIR/work" "$DIR/root" && break
@@ -40,6 +40,9 @@ fi
 # Hosts see cgroup v2 whatever the machine itself uses.
 [ "$(stat -f -c %T /sys/fs/cgroup)" = cgroup2fs ] || mount -t cgroup2 cgroup2 /sys/fs/cgroup
 export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1
+# nspawn keeps locks there, and a killed one would leave them on the machine.
+mkdir -p /run/systemd/nspawn
+mount -t tmpfs -o mode=0755 tmpfs /run/systemd/nspawn
 exec systemd-nspawn --quiet --boot --register=no --keep-unit --directory="$DIR/root" --machine="$MACHINE" \
         --hostname="$HOST" --network-namespace-path="/run/netns/$SPACE" --console=pipe --link-journal=no \
         --resolv-conf=off --timezone=off $bind
@@ -142,21 +145,21 @@ class Host:
             raise LabError(f"{self.name} is running already")
         os.makedirs(self.cgroup, exist_ok=True)
         self.fleet.net.plug(self.name, self.address)
+        # Popen returns when the child has become unshare, so from then on the cgroup tells whether the host lives.
         with open(f"{self.dir}/console.log", "a") as console:
             subprocess.Popen(["unshare", "--mount", "--propagation", "slave", "sh", "-ec", BOOT],
+                             preexec_fn=lambda: write_once(f"{self.cgroup}/cgroup.procs", str(os.getpid())),
                              stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                              cwd="/", env={**ENVIRONMENT, "DIR": self.dir, "LOWER": self.fleet.lower,
-                                           "CGROUP": self.cgroup, "HOST": self.name,
-                                           "MACHINE": f"{self.fleet.name}-{self.name}",
+                                           "HOST": self.name, "MACHINE": f"{self.fleet.name}-{self.name}",
                                            "SPACE": self.fleet.net.host_space(self.name)})
 
     def settle(self, timeout=60):
         """Waits until systemd has finished booting; returns its word for that, "running" or "degraded"."""
         deadline = time.monotonic() + timeout
-        grace = time.monotonic() + 2  # the starting shell needs a moment to enter the cgroup
 
         def up():
-            if not self.running and time.monotonic() > grace:
+            if not self.running:
                 tail = "\n  ".join(read(f"{self.dir}/console.log").splitlines()[-8:])
                 raise LabError(f"{self.name} died while booting; its console says:\n  {tail}")
             return self.find_init() and os.path.exists(self.path("/run/systemd/private"))
