@@ -55,3 +55,21 @@ typedef struct SnapshotHead { /* first message of a Snapshot stream; the rest ar
         uint64_t term;
         uint8_t cluster[16];
 } SnapshotHead;
+
+/* Admin: done by the leader, asked by whichever member was asked. */
+typedef enum AdminAction {
+        ADMIN_REMOVE = 1,   /* demote if need be, then remove `host` */
+        ADMIN_TRANSFER = 2, /* hand leadership to `host`; 0 = the best */
+} AdminAction;
+
+typedef struct AdminRequest {
+        AdminAction action;
+        uint64_t host;
+} AdminRequest;
+
+typedef struct AdminReply {
+        bool leader;     /* false: the one asked does not lead (any more) */
+        uint32_t answer; /* an Answer of agent.h */
+        ResultStatus status;
+        uint64_t revision;
+} AdminReply;

@@ -53,7 +53,8 @@ typedef enum LetterKind {
         LETTER_KEEPALIVE = 7, /* host sessions that live, to the leader */
         LETTER_PROMOTE = 8,   /* leader to observer: make your tree a base, you are to vote */
         LETTER_PROMOTED = 9,  /* observer to leader: done, my log begins behind this index */
-        LETTER_STATUS = 10,   /* a host tells the leader its applied index, about once a second */
+        LETTER_FETCH = 11,  /* leader to voter: your log ends before mine begins, fetch a snapshot from me */
+        LETTER_STATUS = 10, /* a host tells the leader its applied index, about once a second */
 } LetterKind;
 
 typedef struct LetterHello {
@@ -122,7 +123,7 @@ typedef struct Letter {
                 LetterOfferRefused refused;
                 LetterRead read; /* READ and READ_REPLY */
                 LetterKeepalive keepalive;
-                LetterPromote promote; /* PROMOTE and PROMOTED */
+                LetterPromote promote; /* PROMOTE, PROMOTED, FETCH */
                 LetterStatus status;
         };
 } Letter;

@@ -47,3 +47,8 @@ void wire_follow_batch_done(FollowBatch *batch);
 
 int wire_snapshot_head_encode(const SnapshotHead *head, Buffer *to);
 int wire_snapshot_head_decode(Bytes bytes, SnapshotHead *ret);
+
+int wire_admin_request_encode(const AdminRequest *request, Buffer *to);
+int wire_admin_request_decode(Bytes bytes, AdminRequest *ret);
+int wire_admin_reply_encode(const AdminReply *reply, Buffer *to);
+int wire_admin_reply_decode(Bytes bytes, AdminReply *ret);
