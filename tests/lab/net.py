@@ -44,10 +44,8 @@ class Net:
 
     def plug(self, host, address):
         """Gives a host its namespace, cable and address."""
+        self.remove(host)
         space = self.host_space(host)
-        if space in spaces():
-            run("ip", "netns", "delete", space)
-            run("ip", "-n", self.space, "link", "delete", host, check=False)
         run("ip", "netns", "add", space)
         self.ip("link", "add", host, "type", "veth", "peer", "name", "host0", "netns", space)
         self.ip("link", "set", host, "master", "bridge", "up")
@@ -60,7 +58,9 @@ class Net:
         run("ip", "-n", self.space, "link", "set", host, "down", check=False)
 
     def remove(self, host):
-        """The end of the host's namespace, and with it of the cable."""
+        """The end of the host's cable and namespace. The cable by name: a program that a test runs in the namespace
+        keeps it alive, and the cable with it."""
+        run("ip", "-n", self.space, "link", "delete", host, check=False)
         if self.host_space(host) in spaces():
             run("ip", "netns", "delete", self.host_space(host))
 
