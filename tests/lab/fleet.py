@@ -49,6 +49,10 @@ class Fleet:
         numbers = sorted(int(d.rsplit("/h", 1)[1]) for d in glob.glob(f"{self.dir}/h[0-9]*"))
         return [Host(self, n) for n in numbers]
 
+    @property
+    def has_disks(self):
+        return all(os.path.exists(f"{h.dir}/disk.img") for h in self.hosts)
+
     def host(self, name):
         known = {h.name: h for h in self.hosts}
         if name in known:
