@@ -1,0 +1,302 @@
+/* Letters: the body's field number is the letter's kind, so that a kind nobody knows is no body at all and
+ * is refused. */
+#include "wire.h"
+
+#include "message.h"
+
+/* A decoded letter holds entries beside its arena. */
+typedef struct LetterMemory {
+        Arena *arena;
+        Entry **entries;
+        uint32_t n_entries;
+} LetterMemory;
+
+static void raft_message_init(Treaty__V1__Raft *to, const RaftMessage *raft) {
+        treaty__v1__raft__init(to);
+        PB_SET(to, type, raft->type);
+        PB_SET(to, from, raft->from);
+        PB_SET(to, to, raft->to);
+        PB_SET(to, term, raft->term);
+        PB_SET(to, log_index, raft->log_index);
+        PB_SET(to, log_term, raft->log_term);
+        PB_SET(to, commit, raft->commit);
+        PB_SET(to, beat, raft->beat);
+        PB_SET(to, match, raft->match);
+        PB_SET(to, hint_index, raft->hint_index);
+        PB_SET(to, hint_term, raft->hint_term);
+        PB_SET(to, since, raft->since);
+        PB_SET(to, refused, raft->refused);
+        PB_SET(to, force, raft->force);
+}
+
+static void hello_message_init(Treaty__V1__Hello *to, const LetterHello *hello) {
+        treaty__v1__hello__init(to);
+        PB_SET_BYTES(to, cluster, hello->cluster, sizeof(hello->cluster));
+        PB_SET(to, restore_epoch, hello->restore_epoch);
+        PB_SET(to, host, hello->host);
+        PB_SET(to, start, hello->start);
+        PB_SET_BYTES(to, start_nonce, hello->start_nonce, sizeof(hello->start_nonce));
+        PB_SET(to, version, hello->version);
+}
+
+static void offer_message_init(Treaty__V1__Offer *to, const LetterOffer *offer) {
+        treaty__v1__offer__init(to);
+        PB_SET(to, term, offer->term);
+        PB_SET(to, stream, offer->stream);
+        PB_SET(to, previous, offer->previous);
+        PB_SET(to, serial, offer->serial);
+        PB_SET(to, lowest_unresolved, offer->lowest_unresolved);
+        PB_SET_BYTES(to, command, offer->command.data, offer->command.size);
+}
+
+static void refused_message_init(Treaty__V1__OfferRefused *to, const LetterOfferRefused *refused) {
+        treaty__v1__offer_refused__init(to);
+        PB_SET(to, term, refused->term);
+        PB_SET(to, stream, refused->stream);
+        PB_SET(to, serial, refused->serial);
+        PB_SET(to, reason, refused->reason);
+        PB_SET(to, leader, refused->leader);
+}
+
+static void read_message_init(Treaty__V1__Read *to, const LetterRead *read) {
+        treaty__v1__read__init(to);
+        PB_SET(to, incarnation, read->incarnation);
+        PB_SET(to, id, read->id);
+        PB_SET(to, refused, read->refused);
+        PB_SET(to, index, read->index);
+}
+
+static int letter_pack_raft(const RaftMessage *raft, Buffer *to) {
+        if (raft->n_entries > LIMIT_APPEND_ENTRIES)
+                return -EMSGSIZE;
+        assert(raft->n_entries == 0 || raft->entries[0]->index == raft->log_index + 1);
+
+        Treaty__V1__Letter letter = TREATY__V1__LETTER__INIT;
+        Treaty__V1__Raft message;
+        _cleanup_(freep)
+        Treaty__V1__Entry **entries = NULL;
+
+        raft_message_init(&message, raft);
+        if (raft->n_entries > 0) {
+                int r = entries_message_init(raft->entries, raft->n_entries, &entries);
+                if (r < 0)
+                        return r;
+                message.entry = entries;
+                message.n_entry = raft->n_entries;
+        }
+        letter.body_case = TREATY__V1__LETTER__BODY_RAFT;
+        letter.raft = &message;
+        return message_pack(&letter.base, LIMIT_LETTER_BYTES, to);
+}
+
+int wire_letter_encode(const Letter *letter, Buffer *to) {
+        Treaty__V1__Letter message = TREATY__V1__LETTER__INIT;
+        union {
+                Treaty__V1__Hello hello;
+                Treaty__V1__Offer offer;
+                Treaty__V1__OfferRefused refused;
+                Treaty__V1__Read read;
+                Treaty__V1__Keepalive keepalive;
+                Treaty__V1__Promote promote;
+                Treaty__V1__Status status;
+        } body;
+
+        message.body_case = (Treaty__V1__Letter__BodyCase)letter->kind;
+        switch (letter->kind) {
+        case LETTER_RAFT:
+                return letter_pack_raft(&letter->raft, to);
+        case LETTER_HELLO:
+                hello_message_init(&body.hello, &letter->hello);
+                message.hello = &body.hello;
+                break;
+        case LETTER_OFFER:
+                offer_message_init(&body.offer, &letter->offer);
+                message.offer = &body.offer;
+                break;
+        case LETTER_OFFER_REFUSED:
+                refused_message_init(&body.refused, &letter->refused);
+                message.offer_refused = &body.refused;
+                break;
+        case LETTER_READ:
+        case LETTER_READ_REPLY:
+                read_message_init(&body.read, &letter->read);
+                message.read = &body.read;
+                break;
+        case LETTER_KEEPALIVE:
+                treaty__v1__keepalive__init(&body.keepalive);
+                PB_SET(&body.keepalive, host, letter->keepalive.host);
+                PB_SET(&body.keepalive, generation, letter->keepalive.generation);
+                message.keepalive = &body.keepalive;
+                break;
+        case LETTER_PROMOTE:
+        case LETTER_PROMOTED:
+        case LETTER_FETCH:
+                treaty__v1__promote__init(&body.promote);
+                PB_SET(&body.promote, term, letter->promote.term);
+                PB_SET(&body.promote, index, letter->promote.index);
+                message.promote = &body.promote;
+                break;
+        case LETTER_STATUS:
+                treaty__v1__status__init(&body.status);
+                PB_SET(&body.status, applied, letter->status.applied);
+                PB_SET(&body.status, durable, letter->status.durable);
+                message.status = &body.status;
+                break;
+        }
+        assert(message.hello);
+        return message_pack(&message.base, LIMIT_LETTER_BYTES, to);
+}
+
+static int raft_message_read(const Treaty__V1__Raft *message, LetterMemory *memory, RaftMessage *ret) {
+        if (message->type < RAFT_PREVOTE || message->type > RAFT_TIMEOUT_NOW)
+                return -EBADMSG;
+        if (message->from == 0 || message->to == 0 || message->from == message->to)
+                return -EBADMSG;
+        if (message->n_entry > 0 && (message->type != RAFT_APPEND || message->log_index == UINT64_MAX ||
+                                     message->entry[0]->term < message->log_term))
+                return -EBADMSG;
+        int r = entries_message_read(message->entry, message->n_entry, message->log_index + 1, message->term,
+                                     &memory->entries);
+        if (r < 0)
+                return r;
+        memory->n_entries = (uint32_t)message->n_entry;
+
+        *ret = (RaftMessage){
+                .type = (RaftMessageType)message->type,
+                .from = message->from,
+                .to = message->to,
+                .term = message->term,
+                .log_index = message->log_index,
+                .log_term = message->log_term,
+                .commit = message->commit,
+                .beat = message->beat,
+                .match = message->match,
+                .hint_index = message->hint_index,
+                .hint_term = message->hint_term,
+                .since = message->since,
+                .refused = message->refused,
+                .force = message->force,
+                .n_entries = memory->n_entries,
+                .entries = memory->entries,
+        };
+        return 0;
+}
+
+static int hello_message_read(const Treaty__V1__Hello *message, LetterHello *ret) {
+        *ret = (LetterHello){
+                .restore_epoch = message->restore_epoch,
+                .host = message->host,
+                .start = message->start,
+                .version = message->version,
+        };
+        bool sound = message->host > 0 &&
+                     message_take_fixed(&message->cluster, ret->cluster, sizeof(ret->cluster)) &&
+                     message_take_fixed(&message->start_nonce, ret->start_nonce, sizeof(ret->start_nonce));
+        return sound ? 0 : -EBADMSG;
+}
+
+static int offer_message_read(const Treaty__V1__Offer *message, LetterOffer *ret) {
+        *ret = (LetterOffer){
+                .term = message->term,
+                .stream = message->stream,
+                .previous = message->previous,
+                .serial = message->serial,
+                .lowest_unresolved = message->lowest_unresolved,
+                .command = message_bytes(&message->command),
+        };
+        bool sound = ret->serial > ret->previous && ret->lowest_unresolved <= ret->serial &&
+                     ret->command.size > 0 && ret->command.size <= LIMIT_COMMAND_BYTES;
+        return sound ? 0 : -EBADMSG;
+}
+
+static int refused_message_read(const Treaty__V1__OfferRefused *message, LetterOfferRefused *ret) {
+        if (message->reason < OFFER_NOT_LEADER || message->reason > OFFER_INVALID)
+                return -EBADMSG;
+        *ret = (LetterOfferRefused){
+                .term = message->term,
+                .stream = message->stream,
+                .serial = message->serial,
+                .reason = (OfferRefusal)message->reason,
+                .leader = message->leader,
+        };
+        return 0;
+}
+
+static int keepalive_message_read(const Treaty__V1__Keepalive *message, LetterKeepalive *ret) {
+        *ret = (LetterKeepalive){.host = message->host, .generation = message->generation};
+        return message->host > 0 ? 0 : -EBADMSG;
+}
+
+static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *memory, Letter *ret) {
+        *ret = (Letter){.kind = (LetterKind)message->body_case};
+
+        switch (message->body_case) {
+        case TREATY__V1__LETTER__BODY_HELLO:
+                return hello_message_read(message->hello, &ret->hello);
+        case TREATY__V1__LETTER__BODY_RAFT:
+                return raft_message_read(message->raft, memory, &ret->raft);
+        case TREATY__V1__LETTER__BODY_OFFER:
+                return offer_message_read(message->offer, &ret->offer);
+        case TREATY__V1__LETTER__BODY_OFFER_REFUSED:
+                return refused_message_read(message->offer_refused, &ret->refused);
+        case TREATY__V1__LETTER__BODY_READ:
+        case TREATY__V1__LETTER__BODY_READ_REPLY:
+                ret->read = (LetterRead){
+                        .incarnation = message->read->incarnation,
+                        .id = message->read->id,
+                        .refused = message->read->refused,
+                        .index = message->read->index,
+                };
+                return 0;
+        case TREATY__V1__LETTER__BODY_KEEPALIVE:
+                return keepalive_message_read(message->keepalive, &ret->keepalive);
+        case TREATY__V1__LETTER__BODY_PROMOTE:
+        case TREATY__V1__LETTER__BODY_PROMOTED:
+        case TREATY__V1__LETTER__BODY_FETCH:
+                ret->promote = (LetterPromote){
+                        .term = message->promote->term,
+                        .index = message->promote->index,
+                };
+                return 0;
+        case TREATY__V1__LETTER__BODY_STATUS:
+                ret->status = (LetterStatus){
+                        .applied = message->status->applied,
+                        .durable = message->status->durable,
+                };
+                return 0;
+        case TREATY__V1__LETTER__BODY__NOT_SET:
+        case _TREATY__V1__LETTER__BODY__CASE_IS_INT_SIZE:
+                break;
+        }
+        return -EBADMSG;
+}
+
+int wire_letter_decode(Bytes bytes, WireLetter *ret) {
+        _cleanup_(arena_freep)
+        Arena *arena = NULL;
+        ProtobufCMessage *message;
+
+        ret->arena = NULL;
+        int r = message_unpack(&treaty__v1__letter__descriptor, bytes, LIMIT_LETTER_BYTES, &arena, &message);
+        if (r < 0)
+                return r;
+        LetterMemory *memory = arena_alloc(arena, sizeof(*memory));
+        if (!memory)
+                return arena_error(arena);
+        *memory = (LetterMemory){};
+        r = letter_message_read((Treaty__V1__Letter *)message, memory, &ret->letter);
+        if (r < 0)
+                return r; /* whoever refuses made no entries, or freed them */
+        memory->arena = TAKE(arena);
+        ret->arena = memory;
+        return 0;
+}
+
+void wire_letter_done(WireLetter *letter) {
+        LetterMemory *memory = letter->arena;
+        if (!memory)
+                return;
+        entries_free(memory->entries, memory->n_entries);
+        arena_free(memory->arena); /* memory too */
+        letter->arena = NULL;
+}

@@ -1,0 +1,10 @@
+/* Any bytes to the decoders of admin.c: see poke.h for what must hold. */
+#include "poke.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+        poke_admin_request(BYTES(data, size));
+        poke_admin_reply(BYTES(data, size));
+        return 0;
+}
