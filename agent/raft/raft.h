@@ -110,6 +110,7 @@ typedef struct RaftStatus {
         uint64_t commit;
         bool ready; /* leader whose no-op is committed */
         bool transferring;
+        bool keeps_log;               /* voter, or on its way to be one; else the log is the tree */
         uint64_t quorum_contact_usec; /* leader: when a majority was last known to follow */
         const Conf *conf;             /* in force: the newest appended (section 6) */
         uint64_t conf_index;
@@ -155,6 +156,9 @@ void raft_observe(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, u
  * term). */
 int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint64_t conf_index,
               uint64_t now_usec);
+/* Passive host: the log was dropped behind a synced tree (demotion); raft_observe() tells of it from now on.
+ */
+void raft_demoted(Raft *raft);
 /* The hall needs no entry up to `index` any more (its tree has committed them). */
 void raft_release(Raft *raft, uint64_t index);
 /* The log begins behind `index` now. */
@@ -167,6 +171,4 @@ int raft_update(Raft *raft, uint64_t now_usec, RaftUpdate *ret);
 Entry *raft_entry(const Raft *raft, uint64_t index); /* borrowed; NULL when not in memory */
 void raft_status(const Raft *raft, RaftStatus *ret);
 uint64_t raft_term_of(const Raft *raft, uint64_t index); /* 0: not in the log */
-/* Is this message's sender one whose words count: a voter in force, or (votes) any member? The hall asks
- * before. */
 const char *raft_role_name(RaftRole role);
