@@ -44,6 +44,8 @@ static bool command_fits(const Command *c) {
                 return false;
         if (c->signature.size != 0 && c->signature.size != SIGNATURE_BYTES)
                 return false;
+        if (c->member && !member_is_sound(c->member, false))
+                return false;
         if (!c->owner_tag)
                 return true;
         size_t size = strnlen(c->owner_tag, OWNER_TAG_BYTES + 1);
@@ -83,7 +85,7 @@ static bool command_kind_is_sound(const Command *c) {
         case COMMAND_REMOVE_MEMBER:
                 return c->subject > 0;
         case COMMAND_UPDATE_MEMBER:
-                return c->member && member_is_sound(c->member, false);
+                return c->member;
         case COMMAND_PRUNE:
                 return c->revision > 0;
         }
