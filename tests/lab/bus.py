@@ -21,7 +21,7 @@ NAME, OBJECT = "org.treaty1", "/org/treaty1"
 ERROR = "org.treaty1.Error."
 
 
-class BusError(Exception):
+class BusError(LabError):
     """An error reply: its name, without our own prefix, and its text."""
 
     def __init__(self, name, text):
@@ -37,7 +37,7 @@ class BusError(Exception):
         return found.group(1)
 
 
-class Gone(Exception):
+class Gone(LabError):
     """The connection ended before the reply came."""
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 
 from . import cluster
-from .bus import DELETE, MARK, PUT, Bus, BusError, Gone
+from .bus import DELETE, MARK, PUT, Bus, BusError
 from .tools import LabError, say, until
 
 WRITERS_PER_HOST = 2
@@ -38,7 +38,7 @@ class Writer(threading.Thread):
     def __init__(self, host, number, count):
         super().__init__(daemon=True)
         self.host, self.number, self.count = host, number, count
-        self.writes, self.stop = [], threading.Event()
+        self.writes, self.stop, self.hung = [], threading.Event(), False
 
     def run(self):
         try:
@@ -46,7 +46,9 @@ class Writer(threading.Thread):
                 while not self.stop.is_set():
                     self.write(bus)
                     time.sleep(PAUSE)
-        except (Gone, LabError, OSError):
+        except TimeoutError:
+            self.hung = True  # neither an answer nor the end of the connection: no death explains that
+        except (LabError, OSError):
             pass  # the host or its bus is dead, as planned; the last write's fate stays "nothing"
 
     def write(self, bus):
@@ -87,7 +89,7 @@ class Soak:
             writer.stop.set()
         for writer in writers:
             writer.join(60)
-            if writer.is_alive():
+            if writer.is_alive() or writer.hung:
                 raise LabError(f"a write on {writer.host.name} never ended")
             self.counts[writer.host.name, writer.number] = writer.count
         cluster.wait_formed(self.hosts, timeout=30)
