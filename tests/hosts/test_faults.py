@@ -6,7 +6,7 @@ import pytest
 
 from lab import cluster, soak
 from lab.bus import Bus, BusError
-from lab.tools import LabError, until
+from lab.tools import until
 
 
 def others(hosts, one):

@@ -2,7 +2,6 @@
 #
 # The tests of this file share a lab of their own and tell one story in order: hosts that were each a cluster of one
 # become a cluster of three; then one is removed, one forgets who it was, one is cloned. They run as they stand.
-import json
 import os
 import re
 import shutil
@@ -16,7 +15,7 @@ from lab import cluster
 from lab.bench import agent_memory_kib
 from lab.bus import Bus, BusError
 from lab.fleet import Fleet
-from lab.tools import LabError, until
+from lab.tools import until
 from test_tree import INVALID_ARGS, main_pid, refused
 
 PORT = 7707

@@ -374,7 +374,7 @@ def test_a_watcher_that_never_reads_harms_nobody(hosts):
         reader = threading.Thread(target=read, daemon=True)
         reader.start()
         before = agent_memory_kib(host)
-        value, began, slowest = b"s" * 65536, time.monotonic(), 0.0
+        value, slowest = b"s" * 65536, 0.0
         for n in range(400):
             at = time.monotonic()
             end = writer.set(f"/slow/{n}", value)

@@ -1,12 +1,13 @@
 # Units react and are registered. The units here are what a user would write; what they did is read from their journals.
 import json
+import os
 import time
 
 import pytest
 
 from lab import cluster
 from lab.bus import DELETE, Bus, BusError
-from lab.tools import LabError, until
+from lab.tools import until
 from test_tree import main_pid, refused
 
 # A service that says in its journal what happens to it.
@@ -229,7 +230,6 @@ def test_a_registration_by_call_lives_as_long_as_its_fd(hosts):
     time.sleep(1)
     with Bus(hosts[2]) as far, far.watch("/services/db") as watch:
         assert far.call("Services.List", "db", 0, "")[0]
-        import os
         os.close(fd)
         gone = watch.next(2)
         assert (gone.kind, gone.path) == (DELETE, "/services/db/h1:5432")

@@ -52,7 +52,7 @@ def make(path):
 
 def where():
     """The mirror and proxy this machine's apt uses: what is reachable for it is reachable for debootstrap."""
-    mirror = f"http://deb.debian.org/debian"
+    mirror = "http://deb.debian.org/debian"
     told = run("apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT) $(ORIGIN)",
                "Created-By: Packages", check=False).stdout
     for line in told.splitlines():
