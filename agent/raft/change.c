@@ -71,8 +71,8 @@ int raft_change(Raft *raft, const uint64_t *voters, size_t n, uint64_t now_usec)
         return raft_done(raft, conf_append(raft, &joint));
 }
 
-/* The final configuration is committed and we are not in it: tell everybody what is committed, name an heir,
- * go.
+/* The configuration in force is committed and we are not in it: tell everybody what is committed, name an
+ * heir, go.
  */
 static void leave(Raft *raft) {
         for (size_t i = 0; i < raft->n_peers; i++)
@@ -90,11 +90,12 @@ void change_continue(Raft *raft) {
         const Conf *conf = raft_conf(raft);
         if (!raft_is_ready(raft) || raft_conf_index(raft) > raft->commit)
                 return;
-        if (!conf_is_joint(conf)) {
-                if (!conf_is_voter(conf, raft->options.id))
-                        leave(raft);
+        if (!conf_is_voter(conf, raft->options.id)) {
+                leave(raft); /* joint too: the heir goes on with the change */
                 return;
         }
+        if (!conf_is_joint(conf))
+                return;
         Conf final = {.n_voters = conf->n_voters};
         for (uint32_t i = 0; i < conf->n_voters; i++)
                 final.voters[i] = conf->voters[i];

@@ -43,7 +43,7 @@ static int ring_reserve(LogView *log) {
 
 /* Forget the entries in memory before `first`. */
 static void cache_drop(LogView *log, uint64_t first) {
-        for (; log->cache_first < first && log->cache_first <= log->last; log->cache_first++) {
+        for (; log->ring && log->cache_first < first && log->cache_first <= log->last; log->cache_first++) {
                 Entry **p = slot(log, log->cache_first);
                 if (log->cache_first <= log->released)
                         log->released_bytes -= entry_cost(*p);

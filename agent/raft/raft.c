@@ -317,8 +317,15 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
 }
 
 void raft_demoted(Raft *raft) {
-        if (raft->role == RAFT_PASSIVE)
-                raft->keeps_log = false;
+        if (raft->role != RAFT_PASSIVE || !raft->keeps_log)
+                return;
+        /* The tail went with the log; what is committed is in the tree. */
+        Conf conf = raft->log.confs[0].conf;
+        uint64_t term = logview_term(&raft->log, raft->commit);
+        int r = logview_reset(&raft->log, raft->commit, term, &conf, raft->log.confs[0].index);
+        assert(r >= 0);
+        store_rebase(raft);
+        raft->keeps_log = false;
 }
 
 void raft_release(Raft *raft, uint64_t index) {

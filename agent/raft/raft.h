@@ -85,9 +85,9 @@ typedef struct RaftUpdate {
         uint64_t commit;
         RaftReadDone *reads;
         size_t n_reads;
-        RaftLoad *loads; /* one outstanding per peer */
+        RaftLoad *loads; /* one outstanding per peer; after a new election a new one replaces the old */
         size_t n_loads;
-        uint64_t *snapshots; /* peers that need one; one outstanding per peer */
+        uint64_t *snapshots; /* peers that need one; one outstanding per peer, as above */
         size_t n_snapshots;
         bool role_changed;      /* role, term, leader or configuration */
         uint64_t deadline_usec; /* when raft_tick() is due next */
