@@ -23,6 +23,9 @@ typedef struct DiskOps {
         int (*sync_directory)(Disk *disk);
         /* Calls each(name) for every file; stops and returns its value when it is not 0. */
         int (*list)(Disk *disk, int (*each)(const char *name, void *userdata), void *userdata);
+        /* The directory is this process's alone from here on: 0, or -EWOULDBLOCK. NULL: no locking. */
+        int (*lock)(Disk *disk);
+        void (*unlock)(Disk *disk);
 } DiskOps;
 
 struct Disk {

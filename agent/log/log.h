@@ -68,8 +68,10 @@ DEFINE_CLEANUP(Log *, log_abandon);
 
 const LogState *log_state(const Log *log); /* as of what completed */
 
-/* Entries from..to in order, as they were on disk at open or were stored since; stops when each() returns
- * non-0. */
+/* Entries from `from` to the last in order, as they were on disk at open or were stored since; stops when
+ * each() returns non-0.
+ * Result: what each() returned, or -EBADMSG and other errors of reading. The entry is borrowed: each() takes
+ * a reference to keep it. */
 int log_replay(Log *log, uint64_t from, int (*each)(Entry *entry, void *userdata), void *userdata);
 /* Reading back for slow peers, from any completed index, at most n entries and max_bytes (but at least one
  * entry). Returns the number read, 0 when `from` is trimmed away or not there, -EBADMSG when the disk gives
@@ -100,13 +102,16 @@ int log_submit_damage(Log *log, uint64_t seq, bool damaged);
 /* Whole segments whose entries all lie at or before `index` may go. Not a promise: no seq. Raises
  * base_index. */
 void log_trim(Log *log, uint64_t index);
-void log_note_commit(Log *log, uint64_t commit); /* for the header that follows 100 ms of quiet */
+/* For the header that follows 100 ms of quiet. Speaks of entries in batches submitted before this call. */
+void log_note_commit(Log *log, uint64_t commit);
 
 int log_fd(const Log *log); /* readable when there is something to hear */
-/* The highest seq that is durable; drops references of finished batches. 0, or the fatal -errno.
- * -ENOSPC: the disk is full, nothing of the unfinished batches was lost: they are retried until there is
- * room (the hall refuses new writes meanwhile; *ret_full tells). */
+/* The highest seq that is durable; drops references of finished batches. 0, or the fatal -errno. *ret_full:
+ * the disk is full. Nothing of the unfinished batches is lost, they are retried until there is room; the
+ * first to fail is the file for the next segment, when half a segment is still free: the hall refuses new
+ * writes from then on, and votes have room. */
 int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full);
 /* How long the oldest unfinished order has been waiting is the caller's to measure (raft does). */
-int log_step(Log *log);             /* without thread: do what waits; 1 = did something */
+int log_step(Log *log); /* without thread: one piece of what waits; 1 = did something, else 0 or the error */
+int log_quiet(Log *log); /* without thread: as if mark_delay had passed; result as of log_step() */
 uint64_t log_bytes(const Log *log); /* on disk */
