@@ -170,7 +170,7 @@ ExitCode verb_members(Ctl *ctl) {
 
 /* ---- token ---- */
 
-static ExitCode revoke(Ctl *ctl) {
+static ExitCode revoke_token(Ctl *ctl) {
         int r = ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT);
         if (r >= 0)
                 r = treaty_revoke_token(ctl->agent, ctl->cl->args[0]);
@@ -208,7 +208,7 @@ ExitCode verb_token(Ctl *ctl) {
                 return ctl_complain(EXIT_USAGE,
                                     "It is: treatyctl token, or: treatyctl token --revoke TOKEN");
         if (cmdline_given(cl, OPTION_REVOKE))
-                return revoke(ctl);
+                return revoke_token(ctl);
         if ((cmdline_given(cl, OPTION_USES) && cl->number[OPTION_USES] == 0) ||
             (cmdline_given(cl, OPTION_EXPIRES) && cl->number[OPTION_EXPIRES] == 0))
                 return ctl_complain(EXIT_USAGE, "A token that is good for nothing is not made");
