@@ -36,3 +36,25 @@
 #define LIMIT_CONNECTIONS       1024 /* peers' connections, handshakes included */
 #define LIMIT_PRIVATE_CLIENTS   256  /* clients on the private socket */
 #define LIMIT_TURN_EVENTS       256  /* events noted before the turn is called anyway */
+
+/* The front door. Per client and per user, so that a flood is the flooder's trouble; root counts per client
+ * only. */
+#define LIMIT_CALLS                   8192 /* calls that wait for an answer, all clients together */
+#define LIMIT_CALLS_PER_UID           2048
+#define LIMIT_CALLS_PER_CLIENT        1024
+#define LIMIT_CALL_BYTES              (64 * 1024 * 1024) /* their arguments */
+#define LIMIT_CALL_BYTES_PER_CLIENT   (16 * 1024 * 1024)
+#define LIMIT_CLIENTS                 2048 /* bus clients whose credentials are remembered */
+#define LIMIT_PRIVATE_CLIENTS_PER_UID 32
+#define LIMIT_REPLY_BYTES             (16 * 1024 * 1024) /* replies a private client has not read */
+#define LIMIT_REPLY_BYTES_BUS         (64 * 1024 * 1024) /* replies the bus has not taken */
+#define LIMIT_REPLIES                 8192
+#define LIMIT_WATCH_BYTES             (64 * 1024 * 1024) /* queues of all watchers together */
+#define LIMIT_WATCH_BYTES_PER_UID     (8 * 1024 * 1024)
+#define LIMIT_OWNED_PER_UID           1024
+#define LIMIT_POLKIT                  16 /* questions to polkit at once; the bus allows us 128 of all kinds */
+#define LIMIT_TIMEOUT_USEC            UINT64_C(600000000) /* deadline that a caller may ask for */
+#define LIMIT_WAIT_USEC               UINT64_C(20000000)  /* one long poll */
+#define LIMIT_OPTIONS                 64                  /* entries of an a{sv} */
+#define LIMIT_SERVICE_BYTES           (16 * 1024)         /* JSON of one instance */
+#define LIMIT_SERVICE_STRINGS         256                 /* strings in its text and properties */

@@ -1,0 +1,123 @@
+/* What the files of this room share: who calls (Client, charged to a User), by which connection (Link), and
+ * what he waits for (Call).
+ *
+ *      Bus ── Link (the system bus) ── Client per unique name ── Call, Call, …
+ *          └─ Link (a private socket's client) ── Client ── Call, …
+ *
+ * A Call sits in its Client's list, so that it ends with the caller; ending it lets go of everything it
+ * waits for. Watches and registrations are no Calls: they live as long as their fd. */
+#pragma once
+
+#include <sys/types.h>
+#include <systemd/sd-bus.h>
+#include <systemd/sd-event.h>
+#include <uthash.h>
+
+#include "agent/agent.h"
+#include "policy/guard.h"
+#include "bus.h"
+
+typedef struct Call Call;
+typedef struct Client Client;
+typedef struct Detached Detached;
+typedef struct Link Link;
+typedef struct Registration Registration;
+typedef struct User User;
+typedef struct WatchFd WatchFd;
+
+/* What one uid has open; exists as long as it counts something. */
+struct User {
+        uid_t uid;
+        size_t n_refs;
+        size_t n_calls, n_links, n_watches, n_owned;
+        size_t watch_bytes;
+        UT_hash_handle hh;
+};
+
+struct Client {
+        Link *link;
+        char *name;          /* unique name; NULL behind the private socket */
+        Caller caller;       /* .known: false while the bus is being asked */
+        User *user;          /* NULL while not known */
+        sd_bus_slot *asking; /* GetConnectionCredentials under way */
+        Call *calls;         /* in order of arrival */
+        size_t n_calls, bytes;
+        bool asks_polkit;
+        UT_hash_handle hh; /* by name, in Link.clients, oldest first */
+};
+
+struct Link {
+        Bus *bus;
+        sd_bus *sd;
+        bool private;
+        bool doomed;        /* to be closed by the reaper, out of every callback */
+        size_t reply_bytes; /* sent since the write queue was last seen empty */
+        Client *clients;    /* hash; behind the private socket exactly one without a name: */
+        Client *peer;
+        Link *prev, *next; /* in Bus.links */
+};
+
+struct Bus {
+        Agent *agent;
+        sd_event *event;
+        BusOptions options;
+        char *system_address;
+        char *private_path;
+
+        Link *system; /* NULL while there is no bus */
+        bool system_ready;
+        bool said_absent; /* the journal was told once */
+        sd_event_source *reconnect;
+        uint64_t backoff_usec;
+        sd_bus_slot *naming; /* RequestName under way */
+        sd_event_source *rename;
+
+        int listen_fd;
+        sd_event_source *listening;
+        sd_event_source *listen_again; /* after we ran out of fds */
+        Link *links;                   /* private clients */
+        size_t n_links;
+
+        User *users;
+        size_t n_calls, call_bytes, n_polkit;
+
+        WatchFd *watches;
+        size_t n_watches, watch_bytes;
+
+        Registration *registrations;
+        size_t n_registrations;
+        sd_event_source *reconcile;
+
+        sd_event_source *reaper;
+        AgentStatus status; /* as last told to the world */
+};
+
+/* bus.c */
+void link_doom(Link *link);
+Link *link_free(Link *link);
+int link_add_objects(Link *link);
+void bus_system_lost(Bus *bus);
+void bus_status_changed(Bus *bus);
+
+/* private.c */
+int private_open(Bus *bus);
+void private_close(Bus *bus);
+
+/* client.c */
+User *user_get(Bus *bus, uid_t uid); /* takes a reference; NULL: out of memory */
+User *user_put(Bus *bus, User *user);
+/* The client behind a message, made when new. */
+int client_of(Link *link, sd_bus_message *m, Client **ret);
+int client_new_private(Link *link, Caller *caller, Client **ret); /* takes the caller's groups */
+Client *client_free(Client *client);
+int client_gone(sd_bus_message *m, void *userdata, sd_bus_error *error); /* NameOwnerChanged; Link */
+DEFINE_CLEANUP(Client *, client_free);
+
+/* tree.c, services.c, cluster.c, logcontrol.c: the objects */
+extern const sd_bus_vtable tree_vtable[], services_vtable[], cluster_vtable[], log_vtable[];
+int log_intercept(sd_bus_message *m, void *userdata, sd_bus_error *error);
+
+/* cluster.c: which properties differ? Fills names (NULL-terminated, room for all). */
+#define CLUSTER_PROPERTIES 13
+size_t cluster_changes(const AgentStatus *before, const AgentStatus *after,
+                       char *names[static CLUSTER_PROPERTIES + 1]);

@@ -1,0 +1,186 @@
+/* The private socket: peer to peer, without a bus between. Any local user may connect (mode 0666): the guard
+ * decides by the uid that the kernel names. So what a stranger can hold is bounded: connections in all and
+ * per user, calls and unread replies per connection. */
+#include "internal.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <unistd.h>
+#include <utlist.h>
+
+#include <systemd/sd-id128.h>
+#include "agent/journal.h"
+#include "policy/credentials.h"
+
+#define ACCEPTS_PER_WAKE  32
+#define ACCEPT_AGAIN_USEC (1 * USEC_PER_SEC)
+
+static void closep(int *fd) {
+        if (*fd >= 0)
+                close(*fd);
+}
+
+static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *error) {
+        link_doom(userdata);
+        return 0;
+}
+
+/* As PID 1 serves /run/systemd/private. The fd is sd-bus's from sd_bus_set_fd() on. */
+static int serve(Link *link, int *fd) {
+        sd_id128_t id;
+        sd_bus *sd;
+
+        int r = sd_id128_randomize(&id);
+        if (r < 0)
+                return r;
+        r = sd_bus_new(&link->sd);
+        if (r < 0)
+                return r;
+        sd = link->sd;
+        r = sd_bus_set_fd(sd, *fd, *fd);
+        if (r < 0)
+                return r;
+        *fd = -1;
+        if ((r = sd_bus_set_description(sd, "private")) < 0 || (r = sd_bus_set_server(sd, true, id)) < 0 ||
+            (r = sd_bus_set_sender(sd, BUS_NAME)) < 0 || (r = sd_bus_start(sd)) < 0 ||
+            (r = sd_bus_attach_event(sd, link->bus->event, SD_EVENT_PRIORITY_NORMAL)) < 0)
+                return r;
+        r = sd_bus_match_signal(sd, NULL, "org.freedesktop.DBus.Local", "/org/freedesktop/DBus/Local",
+                                "org.freedesktop.DBus.Local", "Disconnected", on_disconnected, link);
+        if (r < 0)
+                return r;
+        return link_add_objects(link);
+}
+
+static bool room_for(Bus *bus, uid_t uid) {
+        User *user;
+
+        if (bus->n_links >= LIMIT_PRIVATE_CLIENTS)
+                return false;
+        HASH_FIND(hh, bus->users, &uid, sizeof(uid), user);
+        return uid == 0 || !user || user->n_links < LIMIT_PRIVATE_CLIENTS_PER_UID;
+}
+
+static int welcome(Bus *bus, int *fd) {
+        _cleanup_(caller_deinit)
+        Caller caller = {};
+        Client *client;
+
+        int r = credentials_of_socket(*fd, &caller);
+        if (r < 0)
+                return r;
+        if (!room_for(bus, caller.uid))
+                return -EUSERS;
+
+        Link *link = calloc(1, sizeof(Link));
+        if (!link)
+                return -ENOMEM;
+        link->bus = bus;
+        link->private = true;
+        r = client_new_private(link, &caller, &client);
+        if (r < 0) {
+                link_free(link);
+                return r;
+        }
+        r = serve(link, fd);
+        if (r < 0) {
+                link_free(link);
+                return r;
+        }
+        client->user->n_links++;
+        bus->n_links++;
+        DL_APPEND(bus->links, link);
+        return 0;
+}
+
+static int on_accept_again(sd_event_source *source, uint64_t now, void *userdata) {
+        Bus *bus = userdata;
+
+        bus->listen_again = sd_event_source_disable_unref(bus->listen_again);
+        return sd_event_source_set_enabled(bus->listening, SD_EVENT_ON);
+}
+
+/* Out of fds or memory: the socket stays readable, so a pause keeps the loop from spinning. */
+static int pause_listening(Bus *bus, int r) {
+        log_warning_errno(r, "New clients of the private socket have to wait");
+        (void)sd_event_source_set_enabled(bus->listening, SD_EVENT_OFF);
+        return sd_event_add_time_relative(bus->event, &bus->listen_again, CLOCK_BOOTTIME, ACCEPT_AGAIN_USEC,
+                                          0, on_accept_again, bus);
+}
+
+static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *userdata) {
+        Bus *bus = userdata;
+
+        for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
+                _cleanup_(closep)
+                int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+                        return 0;
+                if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS))
+                        return pause_listening(bus, -errno);
+                if (fd < 0)
+                        continue;
+                int r = welcome(bus, &fd);
+                if (r < 0)
+                        log_debug("A client of the private socket was turned away: %s", strerror(-r));
+        }
+        return 0;
+}
+
+static int remove_stale(const char *path) {
+        struct stat st;
+
+        if (lstat(path, &st) < 0)
+                return errno == ENOENT ? 0 : -errno;
+        if (!S_ISSOCK(st.st_mode))
+                return -EEXIST;
+        return unlink(path) < 0 ? -errno : 0;
+}
+
+static int listen_at(const char *path) {
+        struct sockaddr_un address = {.sun_family = AF_UNIX};
+
+        if (strlen(path) >= sizeof(address.sun_path))
+                return -ENAMETOOLONG;
+        strcpy(address.sun_path, path);
+        int r = remove_stale(path);
+        if (r < 0)
+                return r;
+        int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        if (fd < 0)
+                return -errno;
+        if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0 || chmod(path, 0666) < 0 ||
+            listen(fd, SOMAXCONN) < 0) {
+                r = -errno;
+                close(fd);
+                return r;
+        }
+        return fd;
+}
+
+int private_open(Bus *bus) {
+        if (bus->listen_fd < 0) {
+                int fd = listen_at(bus->private_path);
+                if (fd < 0)
+                        return log_error_errno(fd, "The private socket %s cannot be made",
+                                               bus->private_path);
+                bus->listen_fd = fd;
+        } else {
+                /* Its path is not ours to remove. */
+                free(TAKE(bus->private_path));
+        }
+        return sd_event_add_io(bus->event, &bus->listening, bus->listen_fd, EPOLLIN, on_listen, bus);
+}
+
+void private_close(Bus *bus) {
+        sd_event_source_disable_unref(bus->listening);
+        sd_event_source_disable_unref(bus->listen_again);
+        bus->listening = bus->listen_again = NULL;
+        if (bus->listen_fd >= 0 && bus->private_path)
+                (void)unlink(bus->private_path);
+        closep(&bus->listen_fd);
+        bus->listen_fd = -1;
+}
