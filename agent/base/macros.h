@@ -28,6 +28,14 @@
                 _take_v;                          \
         })
 
+/* Reads a flag and lowers it. */
+#define TAKE_FLAG(f)                    \
+        ({                              \
+                bool _take_f = (f);     \
+                (f) = false;            \
+                _take_f;                \
+        })
+
 /* Defines `void FUNCp(TYPE *p)` for _cleanup_(FUNCp), for destructors that accept NULL. */
 #define DEFINE_CLEANUP(type, func)            \
         static inline void func##p(type *p) { \

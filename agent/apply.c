@@ -1,0 +1,166 @@
+/* Committed entries become rows, events and answers, in this order: the tree first, then watches, then
+ * whoever waits. An entry that this host cannot understand stops it; it is never skipped. */
+#include "hall.h"
+
+#include <string.h>
+
+#define APPLY_ENTRIES 1024 /* in one go; then letters and callers have their turn */
+#define APPLY_BYTES   (4 * 1024 * 1024)
+
+static Entry *next_entry(Agent *agent) {
+        uint64_t index = agent->tree_status.applied + 1;
+
+        if (agent->follow.active)
+                return follow_next(agent, index);
+        if (index > agent->raft_status.commit)
+                return NULL;
+        Entry *entry = raft_entry(agent->raft, index);
+        if (!entry)
+                hall_fail(agent, -ENODATA, "A committed entry is not in memory");
+        return entry;
+}
+
+static void note_change(const TreeChange *change, void *userdata) {
+        watches_note(userdata, change);
+}
+
+static bool join_signature_valid(Agent *agent, const Command *command) {
+        Token token;
+        if (command->kind != COMMAND_ADD_MEMBER || !command->token || !command->member)
+                return false;
+        if (tree_token(agent->tree, command->token->id, &token) != 0)
+                return false;
+        return token_signature_valid(token.public_key, agent->tree_status.cluster, token.id,
+                                     command->member->keys[0], command->signature);
+}
+
+static void after_command(Agent *agent, const Command *command, const Result *result) {
+        switch (command->kind) {
+        case COMMAND_ANNOUNCE:
+                if (command->host == agent->host.id &&
+                    command->nonce.size == sizeof(agent->requests.nonce) &&
+                    memcmp(command->nonce.data, agent->requests.nonce, command->nonce.size) == 0 &&
+                    result->status == RESULT_DONE)
+                        requests_announced(agent, result->number);
+                return;
+        case COMMAND_ADD_MEMBER:
+        case COMMAND_REMOVE_MEMBER:
+        case COMMAND_UPDATE_MEMBER:
+                agent->members.dirty = agent->status_dirty = true;
+                if (command->kind == COMMAND_REMOVE_MEMBER && command->subject == agent->host.id &&
+                    result->status == RESULT_DONE)
+                        agent->removed = true;
+                break;
+        case COMMAND_ATTACH:
+        case COMMAND_END_SESSION:
+                sessions_applied(agent, command, result);
+                break;
+        case COMMAND_EMPTY:
+        case COMMAND_SET:
+        case COMMAND_CREATE:
+        case COMMAND_DELETE:
+        case COMMAND_ADD_TOKEN:
+        case COMMAND_REMOVE_TOKEN:
+        case COMMAND_PRUNE:
+                break;
+        }
+        if (command->host == agent->host.id && command->incarnation != 0 &&
+            command->incarnation == agent->requests.incarnation)
+                requests_applied(agent, command->serial, result);
+}
+
+/* 0; TREE_HALTED, TREE_FULL; -errno. */
+static int apply_entry(Agent *agent, const Entry *entry) {
+        EntryStamp stamp = {};
+        Result result = {};
+        Conf conf;
+        WireCommand decoded;
+        int r;
+
+        switch (entry->type) {
+        case ENTRY_NOOP:
+                return tree_apply(agent->tree, entry, &stamp, NULL, NULL, false, WIRE_VERSION, NULL, NULL,
+                                  &result);
+        case ENTRY_CONF:
+                if (conf_decode(BYTES(entry->data, entry->size), &conf) < 0)
+                        return -EBADMSG;
+                agent->members.dirty = agent->status_dirty = true;
+                return tree_apply(agent->tree, entry, &stamp, NULL, &conf, false, WIRE_VERSION, NULL, NULL,
+                                  &result);
+        case ENTRY_COMMAND:
+                break;
+        }
+
+        if (entry->type != ENTRY_COMMAND)
+                return TREE_HALTED;
+        if (entry_stamp_read(entry, &stamp) < 0)
+                return -EBADMSG;
+        if (stamp.min_version > WIRE_VERSION)
+                return TREE_HALTED;
+        r = wire_command_decode(BYTES(entry->data + ENTRY_STAMP_BYTES, entry->size - ENTRY_STAMP_BYTES),
+                                &decoded);
+        if (r < 0)
+                return r;
+        r = tree_apply(agent->tree, entry, &stamp, &decoded.command, NULL,
+                       join_signature_valid(agent, &decoded.command), WIRE_VERSION, note_change, agent,
+                       &result);
+        if (r == 0) {
+                tree_status(agent->tree, &agent->tree_status);
+                watches_fire(agent);
+                after_command(agent, &decoded.command, &result);
+        }
+        wire_command_done(&decoded);
+        return r;
+}
+
+static void apply_stopped(Agent *agent, int r) {
+        if (r == TREE_HALTED) {
+                agent->halted = agent->status_dirty = true;
+                report_say(
+                        &agent->report, LOG_ERR,
+                        "Entry %llu needs a newer version of treaty: this host stops applying, reads go on. Upgrade it.",
+                        (unsigned long long)agent->tree_status.applied + 1);
+                return;
+        }
+        if (r == TREE_FULL) {
+                /* SQLite has taken back the open transaction; its entries are still in memory, or are asked
+                 * for again. */
+                tree_status(agent->tree, &agent->tree_status);
+                agent->disk_full = agent->status_dirty = true;
+                agent->full_usec = agent->now_usec;
+                if (agent->follow.active)
+                        follow_end(agent);
+                return;
+        }
+        hall_fail(agent, r < 0 ? r : -EBADMSG, "A committed entry cannot be applied");
+}
+
+void hall_apply(Agent *agent) {
+        size_t bytes = 0;
+
+        if (agent->halted || agent->failed != 0)
+                return;
+        if (agent->disk_full && agent->now_usec - agent->full_usec < USEC_PER_SEC && agent->full_usec != 0)
+                return;
+
+        for (unsigned n = 0; n < APPLY_ENTRIES && bytes < APPLY_BYTES; n++) {
+                Entry *entry = next_entry(agent);
+                if (!entry)
+                        return;
+                bytes += entry->size;
+                int r = apply_entry(agent, entry);
+                if (r != 0)
+                        return apply_stopped(agent, r);
+
+                tree_status(agent->tree, &agent->tree_status);
+                agent->applied_entries++;
+                agent->changed_usec = agent->now_usec;
+                if (agent->follow.active) {
+                        follow_drop(agent);
+                        raft_observe(agent->raft, agent->tree_status.applied,
+                                     agent->tree_status.applied_term, &agent->tree_status.conf,
+                                     agent->tree_status.conf_index);
+                }
+        }
+        agent->again = true; /* there may be more */
+}

@@ -1,0 +1,511 @@
+/* Inside the hall: the Agent and its parts, one per file. A part is a struct inside the Agent and the
+ * functions that the turn, the letters or the door call on it. Parts speak to rooms; rooms never speak to
+ * each other.
+ *
+ *      recover.c    start: log and tree are brought together, the core is restored
+ *      turn.c       the turn: the only place from which anything leaves
+ *      apply.c      committed entries become rows, events and answers
+ *      request.c    this host's writes: serials, streams of offers, answers
+ *      offer.c      the leader's side: taking offers
+ *      read.c       permission to look
+ *      watch.c      changes, once each, in order
+ *      session.c    this host's session and what it owns; the leader's watch over all sessions
+ *      follow.c     an observer follows; a voter serves followers
+ *      snapshot.c   a tree travels
+ *      roles.c      who votes
+ *      member.c     who belongs: targets, judgement, hello, own row
+ *      join.c       becoming a member, making others members
+ *      letter.c     what arrives on control connections
+ *      host.c       who this host is: the host file
+ */
+#pragma once
+
+#include <uthash.h>
+#include <utlist.h>
+#include "agent.h"
+#include "base/call.h"
+#include "base/path.h"
+#include "base/random.h"
+#include "roof.h"
+#include "log/log.h"
+#include "outside.h"
+#include "raft/raft.h"
+#include "tree/tree.h"
+#include "wire/wire.h"
+
+#define HALL_TICK_USEC (100 * USEC_PER_MSEC) /* the hall's own duties look at the clock this often at most \
+                                              */
+
+/* ---- host.c ---- */
+
+/* Invariant: id is not 0; what is here is what the file says. */
+typedef struct HostFile {
+        uint64_t id;
+        uint8_t machine[16]; /* app-specific machine id: state copied to another machine is refused */
+        bool listen;         /* a token was made or a join was done: listen for peers */
+} HostFile;
+
+int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */
+int host_file_save(Disk *disk, const HostFile *host);
+
+/* ---- request.c ---- */
+
+typedef enum RequestState {
+        REQUEST_QUEUED,  /* no serial yet: never offered */
+        REQUEST_OFFERED, /* has a serial: may be in some leader's log */
+        REQUEST_UNKNOWN, /* the caller was told so; not offered any more, its place is held */
+} RequestState;
+
+struct Request {
+        Agent *agent;
+        RequestState state;
+        CommandKind kind;
+        uint64_t serial;
+        uint64_t deadline_usec;
+        uint64_t margin_usec; /* not offered any more with less than this left */
+        uint64_t sent_on;     /* stream on which it was last offered */
+        uint64_t sent_behind; /* the serial before it there */
+        Answer refusal;       /* != DONE: refused at once, told in the next turn */
+        uint8_t *command;     /* kept as struct until it has a serial: the identity is part of the bytes */
+        size_t command_size;
+        Buffer encoded;
+        RequestDone done; /* NULL: forgotten or answered */
+        void *userdata;
+        Request *prev, *next; /* in Requests.queued or .offered, by serial there */
+};
+
+typedef struct Decided { /* an Unknown whose fate is known now */
+        uint64_t serial;
+        bool applied;
+        Result result;
+} Decided;
+
+typedef struct Requests {
+        Request *queued;  /* in order of arrival */
+        Request *offered; /* by serial, UNKNOWN ones among them */
+        unsigned n;       /* all */
+        unsigned n_refusals;
+        size_t bytes;
+        Decided decided[256];
+        unsigned n_decided;
+        uint8_t nonce[16];
+        uint64_t incarnation; /* 0: not announced yet */
+        uint64_t announce_sent_usec;
+        uint64_t next_serial; /* the one to give next, from 1 */
+        /* The stream of offers: one connection, one term. */
+        uint64_t stream; /* 0: none */
+        uint64_t stream_leader, stream_term, stream_connection;
+        uint64_t previous; /* last serial offered on it */
+        uint64_t busy_until_usec;
+        uint64_t n_streams;
+} Requests;
+
+void requests_offer(Agent *agent);  /* turn: number, offer, announce */
+void requests_expire(Agent *agent); /* turn: deadlines */
+uint64_t requests_deadline(const Agent *agent);
+void requests_refused(Agent *agent, const LetterOfferRefused *refused);
+void requests_applied(Agent *agent, uint64_t serial, const Result *result); /* our own entry */
+void requests_announced(Agent *agent, uint64_t incarnation);
+void requests_rebase(Agent *agent);              /* the tree was replaced: look up what became of ours */
+void requests_fail(Agent *agent, Answer answer); /* everything, on stop or change of cluster */
+void requests_reset(Agent *agent);               /* a new life in another cluster */
+
+/* ---- offer.c ---- */
+
+typedef struct OfferStream {
+        uint64_t host; /* key */
+        uint64_t stream, connection, last;
+        UT_hash_handle hh;
+} OfferStream;
+
+typedef struct Offers {
+        OfferStream *streams; /* of this term; emptied with it */
+        uint64_t term;
+} Offers;
+
+void offers_take(Agent *agent, uint64_t host, uint64_t connection, const LetterOffer *offer);
+void offers_reset(Agent *agent);
+/* Proposes a command as the leader. 0, RAFT_… outcome, -errno. */
+int hall_propose(Agent *agent, Bytes command);
+int hall_propose_own(Agent *agent, const Command *command); /* incarnation 0: conditional ones */
+
+/* ---- read.c ---- */
+
+typedef struct Reads {
+        Read *head;
+        uint64_t incarnation; /* random part of ids given to the leader */
+        uint64_t next_id;
+        /* For others: questions that this leader's core is answering. */
+        struct ReadQuestion *questions;
+        bool gate; /* after an unclean stop: reads wait for a first ReadIndex */
+        uint64_t gate_until_usec;
+        Read *gate_read;
+        uint64_t again_usec; /* the leader could not be asked: again then */
+        unsigned n, n_questions;
+} Reads;
+
+void reads_start(Agent *agent);                          /* turn: ask for what waits */
+void reads_done(Agent *agent, const RaftReadDone *done); /* our core answered */
+void reads_asked(Agent *agent, uint64_t host, const LetterRead *question);
+void reads_answered(Agent *agent, const LetterRead *answer);
+void reads_fire(Agent *agent); /* turn: after apply */
+uint64_t reads_deadline(const Agent *agent);
+void reads_fail(Agent *agent, Answer answer);
+
+/* ---- watch.c ---- */
+
+typedef struct Watches {
+        struct WatchPath *paths; /* by subtree */
+        Watch *behind;           /* those that catch up from history */
+        unsigned n;
+        uint64_t mark_usec; /* when marks are due next */
+        unsigned n_marks;
+        struct WatchPending *pending; /* changes noted while an entry is applied */
+        struct WatchPending *pending_tail;
+        Watch *graveyard;
+        unsigned delivering; /* depth of deliveries: nothing is freed under them */
+} Watches;
+
+void watches_note(Agent *agent, const TreeChange *change); /* TreeListener */
+void watches_fire(Agent *agent);                           /* after each apply */
+void watches_catch_up(Agent *agent);                       /* turn */
+void watches_rebase(Agent *agent);                         /* tree replaced */
+void watches_end(Agent *agent);
+void watches_abandon(Agent *agent); /* another cluster, other revisions: all end with COMPACTED */
+uint64_t watches_deadline(const Agent *agent);
+
+/* ---- session.c ---- */
+
+typedef enum OwnedState { OWNED_WANTED, OWNED_WRITING, OWNED_LIVE, OWNED_ENDING, OWNED_DELETING } OwnedState;
+
+typedef struct Owned {
+        Agent *agent;
+        OwnedState state;
+        char path[LIMIT_PATH_BYTES + 1];
+        char tag[OWNER_TAG_BYTES + 1];
+        uint8_t *value;
+        size_t value_size;
+        uint64_t retry_usec;
+        RequestDone done; /* the first writer's caller */
+        void *userdata;
+        uint64_t deadline_usec;
+        Request *request;
+        struct Owned *prev, *next;
+} Owned;
+
+typedef struct SessionWatch { /* leader: one per host */
+        uint64_t host;        /* key */
+        uint64_t heard_usec;
+        uint64_t ending_generation; /* proposed */
+        UT_hash_handle hh;
+} SessionWatch;
+
+typedef struct Sessions {
+        uint64_t generation; /* own; 0: detached */
+        bool attaching;
+        bool work;               /* somebody wants something now */
+        uint64_t keepalive_usec; /* when the next is due */
+        Owned *owned;
+        unsigned n_owned;
+        SessionWatch *watched;
+        uint64_t watch_term; /* the term in which everybody got a full timeout */
+        uint64_t last_look_usec;
+        uint64_t slice_usec; /* begin of the current slice of ends */
+        unsigned slice_ended;
+} Sessions;
+
+void sessions_work(Agent *agent);  /* turn, every tick */
+void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
+void sessions_heard(Agent *agent, uint64_t host, uint64_t generation);
+void sessions_applied(Agent *agent, const Command *command, const Result *result);
+void sessions_load(Agent *agent); /* after announcing or a new tree: what the tree says we own */
+void sessions_reset(Agent *agent);
+void sessions_leave(Agent *agent); /* another cluster: what is owned is made anew there */
+uint64_t sessions_deadline(const Agent *agent);
+
+/* ---- follow.c ---- */
+
+#define FOLLOW_QUEUE 4096u
+
+typedef struct Follower { /* one whom we serve */
+        Agent *agent;
+        PeersCall *call;
+        uint64_t host, next;
+        uint64_t stamped_usec;
+        bool full;
+        struct Follower *prev, *next_follower;
+} Follower;
+
+typedef struct Follow {
+        bool active; /* this host keeps no log: it follows */
+        PeersCall *call;
+        uint64_t server;
+        uint64_t heard_usec; /* stamp passed ours */
+        uint64_t begun_usec; /* the stream */
+        uint64_t retry_usec;
+        uint64_t leader, term, beat, commit; /* the stamp */
+        Entry *queue[FOLLOW_QUEUE];          /* a ring: taken, not applied yet */
+        unsigned queue_head, n_queue;
+        Follower *followers;
+        unsigned n_followers;
+        unsigned turn; /* round robin over voters */
+} Follow;
+
+void follow_work(Agent *agent); /* turn: begin, restart, leave a silent server */
+void follow_end(Agent *agent);
+Entry *follow_next(Agent *agent, uint64_t index); /* the queued entry with this index, or NULL */
+void follow_drop(Agent *agent);                   /* it was applied */
+void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request);
+void follow_serve(Agent *agent); /* turn: give followers what was committed */
+void follow_close(Agent *agent); /* stop serving */
+uint64_t follow_deadline(const Agent *agent);
+
+/* ---- snapshot.c ---- */
+
+typedef struct SnapshotSend {
+        Agent *agent;
+        PeersCall *call;
+        uint64_t host;
+        TreeSnapshot *snapshot;
+        bool full;
+        struct SnapshotSend *prev, *next;
+} SnapshotSend;
+
+typedef struct SnapshotFetch {
+        PeersCall *call;
+        uint64_t from;
+        TreeBuild *build;
+        bool head_seen;
+        bool foreign; /* the tree of a cluster that we join: terms begin anew */
+        char name[80];
+        uint64_t index, term;
+        uint64_t switch_seq; /* != 0: built, the switch is on its way to the disk */
+        uint64_t base_seq;   /* != 0: switched, the base that the core will begin at is on its way */
+        uint64_t retry_usec;
+} SnapshotFetch;
+
+typedef struct Snapshots {
+        SnapshotSend *sends;
+        unsigned n_sends;
+        SnapshotFetch fetch;
+} Snapshots;
+
+void snapshot_called(Agent *agent, PeersCall *call, uint64_t host);
+void snapshot_serve(Agent *agent); /* turn */
+int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
+bool snapshot_fetching(const Agent *agent);
+void snapshot_stored(Agent *agent, uint64_t seq);
+void snapshot_close(Agent *agent);
+
+/* ---- roles.c ---- */
+
+typedef struct RoleView { /* leader: what is known of a member */
+        uint64_t host;    /* key */
+        uint64_t applied;
+        uint64_t status_usec;    /* when it last told */
+        uint64_t connected_usec; /* last seen connected */
+        uint64_t promoted_usec, promoted_index;
+        uint64_t fetch_usec; /* told to fetch a snapshot */
+        UT_hash_handle hh;
+} RoleView;
+
+typedef struct Removal { /* a task of administration: removal or transfer */
+        Agent *agent;
+        AdminAction action;
+        uint64_t host;
+        uint64_t deadline_usec, retry_usec;
+        bool here;        /* this host leads, or led: the task is ours */
+        Request *request; /* REMOVE_MEMBER on its way */
+        PeersCall *call;  /* asked of the leader */
+        AdminReply reply;
+        RequestDone done;
+        void *userdata;
+        struct Removal *prev, *next;
+} Removal;
+
+typedef struct Roles {
+        RoleView *views;
+        uint64_t work_usec;
+        Removal *removals;
+        unsigned n_removals;
+        /* Observer: on the way to voting. */
+        uint64_t promote_from; /* leader that asked */
+        uint64_t promote_term;
+        uint64_t promote_index; /* being made durable */
+        uint64_t promote_seq;
+        uint64_t promoted_usec;
+        uint64_t status_usec; /* when the next status letter is due */
+} Roles;
+
+void roles_work(Agent *agent); /* turn */
+void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote);
+void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted);
+void roles_status(Agent *agent, uint64_t host, const LetterStatus *status);
+void roles_stored(Agent *agent, uint64_t seq);
+int roles_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata);
+int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata);
+RoleView *roles_view(Agent *agent, uint64_t host);
+void roles_called(Agent *agent, PeersCall *call, Bytes request); /* Admin */
+void roles_reset(Agent *agent);
+uint64_t roles_deadline(const Agent *agent);
+/* Pure: how many voters for so many full members. */
+unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);
+
+/* ---- member.c ---- */
+
+typedef struct Connection {
+        uint64_t host; /* key */
+        uint64_t connection;
+        bool hello; /* theirs has come and is right */
+        bool clone; /* refused until the operator decides */
+        uint64_t start;
+        uint8_t start_nonce[16];
+        uint32_t version;
+        UT_hash_handle hh;
+} Connection;
+
+typedef struct Members {
+        Connection *connections;
+        bool dirty;     /* targets have to be set anew */
+        bool own_dirty; /* own row may be out of date */
+        bool listening;
+        uint64_t listen_said_usec;
+        uint64_t refused_usec; /* a voter said that it does not know us */
+        bool out;              /* … and no other is connected */
+        uint64_t own_usec;     /* when to look at the own row next */
+        Request *own_request;
+        Member *known; /* from a join, until the tree has members */
+        uint32_t n_known;
+} Members;
+
+PeersVerdict members_judge(Agent *agent, const uint8_t key[static KEY_HASH_BYTES], uint64_t *ret_host);
+void members_work(Agent *agent); /* turn */
+void members_up(Agent *agent, uint64_t host, uint64_t connection);
+void members_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown why);
+Connection *members_connection(Agent *agent, uint64_t host); /* NULL: not connected and greeted */
+void members_hello(Agent *agent, uint64_t host, uint64_t connection, const LetterHello *hello);
+void members_reset(Agent *agent);
+void members_self(Agent *agent, Member *ret);
+
+/* ---- join.c ---- */
+
+typedef struct JoinCall {
+        Agent *agent;
+        bool active;
+        bool discard, automatic;
+        TokenText token;
+        unsigned next_address;
+        PeersCall *call;
+        uint64_t deadline_usec, retry_usec;
+        bool answered; /* this call */
+        bool accepted; /* member there; the tree is on its way */
+        bool final;    /* nothing more will be tried */
+        char why[256];
+        JoinAnswer verdict;
+        JoinDone done;
+        void *userdata;
+} JoinCall;
+
+void join_work(Agent *agent); /* turn */
+void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HASH_BYTES], Bytes request);
+void join_switched(Agent *agent); /* the cluster's tree is ours now */
+uint64_t join_deadline(const Agent *agent);
+void join_close(Agent *agent);
+
+/* ---- letter.c ---- */
+
+int hall_send(Agent *agent, uint64_t to, const Letter *letter); /* 0, -ENOTCONN, … */
+
+/* ---- the Agent ---- */
+
+struct Agent {
+        AgentOptions options;
+        Outside outside;
+        HostFile host;
+        Report report;
+
+        Raft *raft;
+        Log *log;
+        Tree *tree;
+        char tree_name[LOG_TREE_NAME_BYTES];
+
+        RaftStatus raft_status; /* as of the turn */
+        TreeStatus tree_status;
+
+        Requests requests;
+        Offers offers;
+        Reads reads;
+        Watches watches;
+        Sessions sessions;
+        Follow follow;
+        Snapshots snapshots;
+        Roles roles;
+        Members members;
+        JoinCall join;
+
+        uint64_t now_usec;
+        uint64_t last_turn_usec;
+        uint64_t seq;        /* last order given to the log */
+        uint64_t stored_seq; /* last one known to be durable */
+        /* Which of them came from the core, under which of its own numbers: a ring in order. */
+        struct CoreOrder {
+                uint64_t seq, core_seq;
+        } * core_orders;
+        size_t n_core_orders, core_orders_head, core_orders_size;
+        uint64_t leader_heard_usec; /* voter: the leader's last append or beat */
+        uint64_t trimmed;
+        uint64_t deadline_usec; /* when the next turn is due at the latest */
+        uint64_t raft_deadline_usec;
+        uint64_t commit_usec;                            /* the open transaction began */
+        uint64_t checkpoint_usec;                        /* a checkpoint is due */
+        uint64_t changed_usec;                           /* last apply */
+        uint64_t duty_usec;                              /* when the hall's slow duties are due */
+        uint64_t leader_since_usec, cluster_origin_usec; /* leader: cluster time */
+        unsigned join_n_served;                          /* strangers being let in */
+        bool join_auto_failed;
+        uint64_t applied_entries; /* counters */
+        struct PruneSample {
+                uint64_t cluster_usec, revision;
+        } prune[64];
+        unsigned n_prune;
+        uint64_t prune_usec;
+
+        int failed; /* first fatal -errno: the process has to end */
+        bool in_turn, again;
+        uint64_t full_usec; /* the tree hit the full disk then: tried again a second later */
+        bool log_full;      /* the log waits for room */
+        bool demote;        /* left the configuration: the log's tail is to go */
+        bool disk_full, damaged, halted, stopping, removed;
+        bool status_dirty;
+        uint64_t stop_deadline_usec;
+        void (*changed)(void *userdata);
+        void *changed_userdata;
+};
+
+static inline uint64_t hall_now(const Agent *agent) {
+        return agent->outside.now(agent->outside.userdata);
+}
+
+static inline void hall_wake(Agent *agent) {
+        if (!agent->in_turn)
+                agent->outside.wake(agent->outside.userdata);
+        else
+                agent->again = true;
+}
+
+/* Remembers the first fatal error; the roof ends the process when it sees it. */
+int hall_fail(Agent *agent, int error, const char *what);
+uint64_t hall_seq(Agent *agent);
+uint64_t hall_leader(const Agent *agent); /* host id, 0 unknown */
+uint64_t hall_term(const Agent *agent);
+bool hall_is_leader(const Agent *agent);
+bool hall_is_ready_leader(const Agent *agent); /* its no-op is committed and a majority follows */
+int hall_recover(Agent *agent);                /* recover.c */
+int hall_new_tree(Agent *agent, bool found);   /* recover.c: a fresh, empty tree */
+int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote);
+int hall_open_tree(Agent *agent, const char *name);
+void hall_apply(Agent *agent);                  /* apply.c */
+int hall_log_wait(Agent *agent, uint64_t seq);  /* recover.c: at start only */
+uint64_t hall_cluster_usec(const Agent *agent); /* leader's cluster time now */
+TreeOptions hall_tree_options(Agent *agent);
+int hall_submit_base(Agent *agent, uint64_t seq); /* the tree becomes the log's base */

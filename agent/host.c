@@ -1,0 +1,84 @@
+/* Who this host is: its id, minted once at random, and the machine for which it was minted. A copied disk
+ * comes up on another machine and is refused; two hosts with one id would be two votes of one voter. The
+ * file is small text, replaced as a whole: written aside, synced, renamed, directory synced. */
+#include "hall.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define HOST_FILE     "host"
+#define HOST_FILE_NEW "host.new"
+
+static int host_parse(char *text, HostFile *ret) {
+        HostFile host = {};
+        bool version = false, machine = false;
+
+        for (char *save = NULL, *line = strtok_r(text, "\n", &save); line;
+             line = strtok_r(NULL, "\n", &save)) {
+                if (strcmp(line, "Version=1") == 0)
+                        version = true;
+                else if (strncmp(line, "HostId=", 7) == 0) {
+                        uint8_t id[8];
+                        if (hex_read(line + 7, id, sizeof(id)) < 0)
+                                return -EBADMSG;
+                        for (size_t i = 0; i < sizeof(id); i++)
+                                host.id = host.id << 8 | id[i];
+                } else if (strncmp(line, "MachineId=", 10) == 0)
+                        machine = hex_read(line + 10, host.machine, sizeof(host.machine)) >= 0;
+                else if (strcmp(line, "Listen=yes") == 0)
+                        host.listen = true;
+                else if (strcmp(line, "Listen=no") != 0)
+                        return -EBADMSG;
+        }
+        if (!version || !machine || host.id == 0)
+                return -EBADMSG;
+        *ret = host;
+        return 0;
+}
+
+static int file_read_all(Disk *disk, const char *name, char *to, size_t room) {
+        DiskFile *file = NULL;
+        int r = disk->ops->open(disk, name, false, &file);
+        if (r < 0)
+                return r;
+        int64_t n = disk->ops->read(file, to, room - 1, 0);
+        disk->ops->close(file);
+        if (n < 0)
+                return (int)n;
+        to[n] = 0;
+        return 0;
+}
+
+int host_file_load(Disk *disk, HostFile *ret) {
+        char text[1024];
+        int r = file_read_all(disk, HOST_FILE, text, sizeof(text));
+        if (r == -ENOENT)
+                return 1;
+        if (r < 0)
+                return r;
+        return host_parse(text, ret);
+}
+
+int host_file_save(Disk *disk, const HostFile *host) {
+        char machine[33], text[256];
+        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n",
+                         (unsigned long long)host->id,
+                         hex_write(machine, host->machine, sizeof(host->machine)),
+                         host->listen ? "yes" : "no");
+
+        DiskFile *file = NULL;
+        int r = disk->ops->open(disk, HOST_FILE_NEW, true, &file);
+        if (r < 0)
+                return r;
+        r = disk->ops->truncate(file, 0);
+        if (r >= 0)
+                r = disk->ops->write(file, text, (size_t)n, 0);
+        if (r >= 0)
+                r = disk->ops->sync(file);
+        disk->ops->close(file);
+        if (r >= 0)
+                r = disk->ops->rename(disk, HOST_FILE_NEW, HOST_FILE);
+        if (r >= 0)
+                r = disk->ops->sync_directory(disk);
+        return r < 0 ? r : 0;
+}

@@ -1,0 +1,560 @@
+/* Who votes. The leader keeps an odd number of voters (1, 3 from the third host on, 5 from the seventh) and
+ * replaces one that has been dead for a while; each change of the set is one joint change. A set grows only
+ * by hosts whose disk answered just now: the leader asks an observer to make its tree a base (PROMOTE), it
+ * does so, durably, and says so (PROMOTED); only then is the change proposed. Removing a member that votes
+ * demotes it first.
+ *
+ * Administration is the leader's to do, whoever is asked: tasks that begin on another host travel there as
+ * Admin. */
+#include "hall.h"
+
+#include <string.h>
+
+#define WORK_USEC    (200 * USEC_PER_MSEC)
+#define STATUS_USEC  USEC_PER_SEC
+#define FRESH_USEC   (3 * USEC_PER_SEC)  /* a status is believed this long */
+#define PROMOTE_USEC (5 * USEC_PER_SEC)  /* a promotion that came to nothing is given up */
+#define GRACE_USEC   (30 * USEC_PER_SEC) /* a voter is dead after this */
+#define CAUGHT_UP    1000                /* entries behind at most */
+#define ADMIN_USEC   (200 * USEC_PER_MSEC)
+#define MAX_TASKS    64
+
+unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters) {
+        unsigned wanted = n_members >= 9 ? 7 : n_members >= 7 ? 5 : n_members >= 3 ? 3 : 1;
+        while (wanted > 1 && wanted > max_voters)
+                wanted -= 2;
+        return wanted;
+}
+
+RoleView *roles_view(Agent *agent, uint64_t host) {
+        RoleView *view = NULL;
+        HASH_FIND(hh, agent->roles.views, &host, sizeof(host), view);
+        if (view)
+                return view;
+        view = calloc(1, sizeof(RoleView));
+        if (!view)
+                abort(); /* a few bytes: the process is past help */
+        view->host = host;
+        view->connected_usec = agent->now_usec;
+        HASH_ADD(hh, agent->roles.views, host, sizeof(view->host), view);
+        return view;
+}
+
+void roles_status(Agent *agent, uint64_t host, const LetterStatus *status) {
+        RoleView *view = roles_view(agent, host);
+        view->applied = status->applied;
+        view->status_usec = agent->now_usec;
+}
+
+/* ---- The observer's side of a promotion ---- */
+
+void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
+        Roles *roles = &agent->roles;
+
+        if (!agent->follow.active || agent->damaged || agent->removed || snapshot_fetching(agent) ||
+            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
+                return;
+        if (roles->promote_index != 0 && roles->promote_from == from)
+                return; /* on the way already */
+        roles->promote_from = from;
+        roles->promote_term = promote->term;
+        roles->promote_index = agent->tree_status.applied;
+        roles->promote_seq = 0;
+        roles->promoted_usec = agent->now_usec;
+        follow_end(agent);
+        int r = tree_commit(agent->tree);
+        if (r != 0) {
+                roles->promote_index = 0;
+                return;
+        }
+        tree_checkpoint(agent->tree);
+        agent->again = true;
+}
+
+int hall_submit_base(Agent *agent, uint64_t seq) {
+        const TreeStatus *tree = &agent->tree_status;
+        RaftStatus status;
+
+        raft_status(agent->raft, &status);
+        uint64_t term = MAX(status.term, tree->applied_term);
+        uint64_t vote = term > status.term ? agent->host.id : status.vote; /* raised: its vote is spent */
+        return log_submit_base(agent->log, seq, tree->applied, tree->applied_term, &tree->conf,
+                               tree->conf_index, term, vote);
+}
+
+static void promotion_durable(Agent *agent) {
+        Roles *roles = &agent->roles;
+
+        if (roles->promote_index == 0 || roles->promote_seq != 0)
+                return;
+        if (agent->tree_status.durable < roles->promote_index) {
+                tree_checkpoint(agent->tree);
+                return;
+        }
+        roles->promote_seq = hall_seq(agent);
+        int r = hall_submit_base(agent, roles->promote_seq);
+        if (r < 0)
+                hall_fail(agent, r, "The log takes nothing");
+}
+
+void roles_stored(Agent *agent, uint64_t seq) {
+        Roles *roles = &agent->roles;
+        const TreeStatus *tree = &agent->tree_status;
+
+        if (roles->promote_seq == 0 || seq < roles->promote_seq)
+                return;
+        int r = raft_base(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index,
+                          agent->now_usec);
+        if (r < 0) {
+                hall_fail(agent, r, "The core cannot take its base");
+                return;
+        }
+        raft_status(agent->raft, &agent->raft_status);
+        agent->follow.active = false;
+        roles->promoted_usec = agent->now_usec;
+        Letter letter = {
+                .kind = LETTER_PROMOTED,
+                .promote = {.term = roles->promote_term, .index = tree->applied},
+        };
+        (void)hall_send(agent, roles->promote_from, &letter);
+        roles->promote_index = roles->promote_seq = 0;
+}
+
+/* Nobody took us up on it: follow again. */
+static void promotion_lapses(Agent *agent) {
+        Roles *roles = &agent->roles;
+        if (roles->promoted_usec == 0 || agent->now_usec - roles->promoted_usec < PROMOTE_USEC)
+                return;
+        roles->promoted_usec = 0;
+        roles->promote_index = roles->promote_seq = 0;
+        if (!agent->follow.active && !conf_is_voter(agent->raft_status.conf, agent->host.id)) {
+                agent->follow.active = true;
+                agent->follow.heard_usec = agent->now_usec;
+                raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
+                             &agent->tree_status.conf, agent->tree_status.conf_index);
+        }
+}
+
+static void tell_status(Agent *agent) {
+        Roles *roles = &agent->roles;
+        uint64_t leader = hall_leader(agent);
+
+        if (leader == 0 || leader == agent->host.id || agent->now_usec < roles->status_usec)
+                return;
+        roles->status_usec = agent->now_usec + STATUS_USEC;
+        Letter letter = {
+                .kind = LETTER_STATUS,
+                .status = {.applied = agent->tree_status.applied, .durable = agent->tree_status.durable},
+        };
+        (void)hall_send(agent, leader, &letter);
+}
+
+/* ---- The leader's plan ---- */
+
+typedef struct Plan {
+        Agent *agent;
+        unsigned n_members; /* full ones, without those that are to go */
+        uint64_t keep[LIMIT_VOTERS], add[LIMIT_VOTERS];
+        unsigned n_keep, n_add, n_dead;
+} Plan;
+
+static bool is_to_go(Agent *agent, uint64_t host) {
+        for (Removal *removal = agent->roles.removals; removal; removal = removal->next)
+                if (removal->host == host && removal->here)
+                        return true;
+        return false;
+}
+
+static bool is_active(Agent *agent, uint64_t host) {
+        if (host == agent->host.id)
+                return true;
+        for (size_t i = 0; i < agent->raft_status.n_progress; i++)
+                if (agent->raft_status.progress[i].id == host && agent->raft_status.progress[i].active)
+                        return true;
+        return false;
+}
+
+static bool is_dead(Agent *agent, uint64_t host) {
+        RoleView *view = roles_view(agent, host);
+        if (is_active(agent, host))
+                view->connected_usec = agent->now_usec;
+        return agent->now_usec - MAX(view->connected_usec, agent->leader_since_usec) > GRACE_USEC;
+}
+
+static bool is_candidate(Agent *agent, uint64_t host) {
+        RoleView *view = roles_view(agent, host);
+        return members_connection(agent, host) && view->status_usec != 0 &&
+               agent->now_usec - view->status_usec < FRESH_USEC &&
+               view->applied + CAUGHT_UP >= agent->raft_status.commit;
+}
+
+static int plan_member(const Member *member, void *userdata) {
+        Plan *plan = userdata;
+        Agent *agent = plan->agent;
+        bool voter = conf_is_voter(agent->raft_status.conf, member->id);
+
+        if (is_to_go(agent, member->id))
+                return 0;
+        if (member->class == MEMBER_FULL)
+                plan->n_members++;
+        if (voter && member->class == MEMBER_FULL) {
+                if (is_dead(agent, member->id))
+                        plan->n_dead++;
+                else if (plan->n_keep < LIMIT_VOTERS)
+                        plan->keep[plan->n_keep++] = member->id;
+        } else if (!voter && member->class == MEMBER_FULL && plan->n_add < LIMIT_VOTERS &&
+                   is_candidate(agent, member->id))
+                plan->add[plan->n_add++] = member->id;
+        return 0;
+}
+
+/* Dead voters are kept unless somebody can take their place: a smaller majority would be less safe, not
+ * more. */
+static int keep_dead(const Member *member, void *userdata) {
+        Plan *plan = userdata;
+        Agent *agent = plan->agent;
+        unsigned wanted = roles_voters_wanted(plan->n_members, agent->options.max_voters);
+
+        if (conf_is_voter(agent->raft_status.conf, member->id) && !is_to_go(agent, member->id) &&
+            is_dead(agent, member->id) && plan->n_keep + plan->n_add < wanted && plan->n_keep < LIMIT_VOTERS)
+                plan->keep[plan->n_keep++] = member->id;
+        return 0;
+}
+
+static void drop_surplus(Plan *plan, unsigned wanted) {
+        while (plan->n_keep > wanted) {
+                unsigned last = plan->n_keep - 1;
+                if (plan->keep[last] == plan->agent->host.id && last > 0) {
+                        plan->keep[last] = plan->keep[last - 1];
+                        plan->keep[last - 1] = plan->agent->host.id;
+                }
+                plan->n_keep--;
+        }
+}
+
+static bool same_voters(const Conf *conf, const uint64_t *voters, unsigned n) {
+        if (conf->n_voters != n)
+                return false;
+        for (unsigned i = 0; i < n; i++)
+                if (!conf_is_voter(conf, voters[i]))
+                        return false;
+        return true;
+}
+
+static void ask_promotions(Agent *agent, const uint64_t *hosts, unsigned n) {
+        Letter letter = {
+                .kind = LETTER_PROMOTE,
+                .promote = {.term = agent->raft_status.term, .index = agent->raft_status.commit},
+        };
+        for (unsigned i = 0; i < n; i++)
+                (void)hall_send(agent, hosts[i], &letter);
+}
+
+void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted) {
+        if (!hall_is_leader(agent) || promoted->term != agent->raft_status.term)
+                return;
+        RoleView *view = roles_view(agent, host);
+        view->promoted_usec = agent->now_usec;
+        view->promoted_index = promoted->index;
+        agent->roles.work_usec = 0;
+        agent->again = true;
+        agent->duty_usec = 0;
+}
+
+static bool all_promoted(Agent *agent, const uint64_t *hosts, unsigned n) {
+        for (unsigned i = 0; i < n; i++) {
+                RoleView *view = roles_view(agent, hosts[i]);
+                if (view->promoted_usec == 0 ||
+                    agent->now_usec - view->promoted_usec > 2 * agent->options.election_usec)
+                        return false;
+        }
+        return true;
+}
+
+static void plan_voters(Agent *agent) {
+        Roles *roles = &agent->roles;
+        const RaftStatus *status = &agent->raft_status;
+        Plan plan = {.agent = agent};
+
+        if (!hall_is_ready_leader(agent) || agent->now_usec < roles->work_usec)
+                return;
+        roles->work_usec = agent->now_usec + WORK_USEC;
+        if (!status->conf_committed || conf_is_joint(status->conf) || status->transferring)
+                return;
+
+        (void)tree_members(agent->tree, plan_member, &plan);
+        unsigned wanted = roles_voters_wanted(plan.n_members, agent->options.max_voters);
+        if (plan.n_dead > 0)
+                (void)tree_members(agent->tree, keep_dead, &plan);
+        drop_surplus(&plan, wanted);
+        unsigned n_add = MIN(wanted - plan.n_keep, plan.n_add);
+        if ((plan.n_keep + n_add) % 2 == 0) {
+                /* Even sets are for nobody; but who was asked to go, goes. */
+                if (n_add > 0)
+                        n_add--;
+                else if (plan.n_keep > 1)
+                        drop_surplus(&plan, plan.n_keep - 1);
+        }
+
+        uint64_t voters[2 * LIMIT_VOTERS];
+        memcpy(voters, plan.keep, plan.n_keep * sizeof(uint64_t));
+        memcpy(voters + plan.n_keep, plan.add, n_add * sizeof(uint64_t));
+        unsigned n = plan.n_keep + n_add;
+        if (n == 0 || n > LIMIT_VOTERS || same_voters(status->conf, voters, n))
+                return;
+
+        if (!all_promoted(agent, plan.add, n_add)) {
+                ask_promotions(agent, plan.add, n_add);
+                return;
+        }
+        int r = raft_change(agent->raft, voters, n, agent->now_usec);
+        if (r < 0)
+                hall_fail(agent, r, "The voters cannot be changed");
+        else if (r == 0) {
+                report_say(&agent->report, LOG_INFO, "The cluster goes from %u to %u voters.",
+                           status->conf->n_voters, n);
+                agent->again = true;
+        }
+}
+
+/* ---- Removal and transfer ---- */
+
+static void removal_end(Removal *removal, Answer answer, const Result *result) {
+        Agent *agent = removal->agent;
+        RequestAnswer reply = {.answer = answer, .result = result ? *result : (Result){}};
+
+        DL_DELETE(agent->roles.removals, removal);
+        agent->roles.n_removals--;
+        if (removal->call)
+                agent->outside.call_free(agent->outside.userdata, removal->call);
+        request_forget(removal->request);
+        if (removal->done)
+                removal->done(&reply, removal->userdata);
+        free(removal);
+}
+
+static void removal_applied(const RequestAnswer *answer, void *userdata) {
+        Removal *removal = userdata;
+
+        removal->request = NULL;
+        if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_LAST_VOTER)
+                return; /* it is a voter again: once more */
+        removal_end(removal, answer->answer, &answer->result);
+}
+
+static void admin_message(PeersCall *call, Bytes bytes, void *userdata) {
+        Removal *removal = userdata;
+        if (wire_admin_reply_decode(bytes, &removal->reply) < 0)
+                removal->reply = (AdminReply){};
+}
+
+static void admin_end(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
+        Removal *removal = userdata;
+        removal->call = NULL;
+        removal->retry_usec = removal->agent->now_usec + ADMIN_USEC;
+        if (status == PEERS_OK && removal->reply.leader && removal->reply.answer <= ANSWER_HALTED) {
+                Result result = {.status = removal->reply.status, .revision = removal->reply.revision};
+                removal_end(removal, (Answer)removal->reply.answer, &result);
+        }
+}
+
+static void removal_ask_leader(Removal *removal) {
+        Agent *agent = removal->agent;
+        uint64_t leader = hall_leader(agent);
+        AdminRequest request = {.action = removal->action, .host = removal->host};
+        _cleanup_(buffer_deinit)
+        Buffer bytes = {};
+
+        removal->here = false;
+        if (leader == 0 || removal->call || agent->now_usec < removal->retry_usec)
+                return;
+        removal->retry_usec = agent->now_usec + ADMIN_USEC;
+        removal->reply = (AdminReply){};
+        if (wire_admin_request_encode(&request, &bytes) < 0)
+                return;
+        PeersCallEvents events = {.message = admin_message, .end = admin_end, .userdata = removal};
+        if (agent->outside.call(agent->outside.userdata, leader, CALL_ADMIN, BYTES(bytes.data, bytes.size),
+                                removal->deadline_usec - agent->now_usec, &events, &removal->call) < 0)
+                removal->call = NULL;
+}
+
+static void transfer_work(Removal *task) {
+        Agent *agent = task->agent;
+
+        if (!hall_is_leader(agent)) {
+                if (!task->here)
+                        return removal_ask_leader(task);
+                /* It was ours to give and is gone: done when somebody has it. */
+                if (hall_leader(agent) != 0)
+                        removal_end(task, ANSWER_DONE, NULL);
+                return;
+        }
+        if (task->host == agent->host.id)
+                return removal_end(task, ANSWER_DONE, NULL);
+        task->here = true;
+        if (agent->raft_status.transferring)
+                return;
+        int r = raft_transfer(agent->raft, task->host, agent->now_usec);
+        if (r == RAFT_INVALID)
+                removal_end(task, ANSWER_REFUSED, &(Result){.status = RESULT_NO_MEMBER});
+        else if (r < 0)
+                hall_fail(agent, r, "Leadership cannot be handed over");
+        agent->again = true;
+}
+
+static void removal_work(Removal *removal) {
+        Agent *agent = removal->agent;
+
+        if (agent->now_usec >= removal->deadline_usec)
+                return removal_end(removal, removal->request ? ANSWER_UNKNOWN : ANSWER_NO_QUORUM, NULL);
+        if (removal->action == ADMIN_TRANSFER)
+                return transfer_work(removal);
+        if (!hall_is_leader(agent))
+                return removal_ask_leader(removal);
+        removal->here = true;
+        if (removal->request)
+                return;
+
+        Member member;
+        if (tree_member(agent->tree, removal->host, &member) != 0)
+                return removal_end(removal, ANSWER_REFUSED, &(Result){.status = RESULT_NO_MEMBER});
+        if (conf_is_voter(agent->raft_status.conf, removal->host) || !agent->raft_status.conf_committed) {
+                if (agent->raft_status.conf->n_voters == 1 && !conf_is_joint(agent->raft_status.conf))
+                        return removal_end(removal, ANSWER_REFUSED, &(Result){.status = RESULT_LAST_VOTER});
+                if (removal->host == agent->host.id)
+                        (void)raft_transfer(agent->raft, 0, agent->now_usec);
+                return; /* plan_voters() does the rest */
+        }
+        Command command = {.kind = COMMAND_REMOVE_MEMBER, .subject = removal->host};
+        if (agent_request(agent, &command, removal->deadline_usec - agent->now_usec, removal_applied,
+                          removal, &removal->request) < 0)
+                removal->request = NULL;
+}
+
+static int task_new(Agent *agent, AdminAction action, uint64_t host, uint64_t timeout_usec, RequestDone done,
+                    void *userdata) {
+        Roles *roles = &agent->roles;
+        if (roles->n_removals >= MAX_TASKS)
+                return -EBUSY;
+        Removal *removal = calloc(1, sizeof(Removal));
+        if (!removal)
+                return -ENOMEM;
+        *removal = (Removal){
+                .agent = agent,
+                .action = action,
+                .host = host,
+                .deadline_usec = hall_now(agent) + MIN(timeout_usec, 600 * USEC_PER_SEC),
+                .done = done,
+                .userdata = userdata,
+        };
+        DL_APPEND(roles->removals, removal);
+        roles->n_removals++;
+        agent->duty_usec = 0;
+        hall_wake(agent);
+        return 0;
+}
+
+int roles_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata) {
+        return task_new(agent, ADMIN_REMOVE, host, timeout_usec, done, userdata);
+}
+
+int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata) {
+        return task_new(agent, ADMIN_TRANSFER, host, REQUEST_TIMEOUT_USEC, done, userdata);
+}
+
+/* ---- Asked by another member ---- */
+
+typedef struct AdminServed {
+        Agent *agent;
+        PeersCall *call; /* NULL: the asker is gone */
+} AdminServed;
+
+static void served_gone(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
+        ((AdminServed *)userdata)->call = NULL;
+}
+
+static void admin_reply(Agent *agent, PeersCall *call, const AdminReply *reply) {
+        _cleanup_(buffer_deinit)
+        Buffer bytes = {};
+        PeersCallEvents none = {};
+
+        agent->outside.call_set_events(agent->outside.userdata, call, &none);
+        if (wire_admin_reply_encode(reply, &bytes) >= 0)
+                (void)agent->outside.call_send(agent->outside.userdata, call, BYTES(bytes.data, bytes.size));
+        agent->outside.call_end(agent->outside.userdata, call, PEERS_OK, "");
+}
+
+static void served_done(const RequestAnswer *answer, void *userdata) {
+        AdminServed *served = userdata;
+        AdminReply reply = {
+                .leader = true,
+                .answer = answer->answer,
+                .status = answer->result.status,
+                .revision = answer->result.revision,
+        };
+        if (served->call)
+                admin_reply(served->agent, served->call, &reply);
+        free(served);
+}
+
+void roles_called(Agent *agent, PeersCall *call, Bytes bytes) {
+        AdminRequest request;
+
+        if (wire_admin_request_decode(bytes, &request) < 0) {
+                agent->outside.call_end(agent->outside.userdata, call, PEERS_INVALID, "malformed request");
+                return;
+        }
+        bool self_voter = request.action == ADMIN_REMOVE && request.host == agent->host.id;
+        if (self_voter && hall_is_leader(agent))
+                (void)raft_transfer(agent->raft, 0,
+                                    agent->now_usec); /* who goes cannot do the work: ask the next one */
+        if (!hall_is_leader(agent) || self_voter)
+                return admin_reply(agent, call, &(AdminReply){.leader = false});
+
+        AdminServed *served = calloc(1, sizeof(AdminServed));
+        if (!served ||
+            task_new(agent, request.action, request.host, REQUEST_TIMEOUT_USEC, served_done, served) < 0) {
+                free(served);
+                agent->outside.call_end(agent->outside.userdata, call, PEERS_EXHAUSTED, "too many tasks");
+                return;
+        }
+        *served = (AdminServed){.agent = agent, .call = call};
+        PeersCallEvents events = {.end = served_gone, .userdata = served};
+        agent->outside.call_set_events(agent->outside.userdata, call, &events);
+}
+
+/* ---- The turn's part ---- */
+
+void roles_work(Agent *agent) {
+        Removal *removal, *next;
+
+        tell_status(agent);
+        promotion_durable(agent);
+        promotion_lapses(agent);
+        DL_FOREACH_SAFE (agent->roles.removals, removal, next)
+                removal_work(removal);
+        plan_voters(agent);
+}
+
+uint64_t roles_deadline(const Agent *agent) {
+        const Roles *roles = &agent->roles;
+        uint64_t deadline = USEC_INFINITY;
+
+        if (hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id)
+                deadline = MAX(roles->status_usec, agent->now_usec + 1000);
+        if (hall_is_leader(agent) || roles->removals || roles->promoted_usec != 0)
+                deadline = MIN(deadline, agent->now_usec + WORK_USEC);
+        return deadline;
+}
+
+void roles_reset(Agent *agent) {
+        RoleView *view, *next;
+
+        while (agent->roles.removals)
+                removal_end(agent->roles.removals, ANSWER_STOPPING, NULL);
+        HASH_ITER (hh, agent->roles.views, view, next) {
+                HASH_DEL(agent->roles.views, view);
+                free(view);
+        }
+        agent->roles = (Roles){};
+}

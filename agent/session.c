@@ -1,0 +1,519 @@
+/* Sessions. A host's session owns its ephemeral entries; it lives while the leader hears from the host, and
+ * survives restarts of agents and leaders. Three sides stand here:
+ *
+ *  - this host's own session: attached by a committed entry, kept alive by letters that never enter the log;
+ *  - what it owns: every path with its owner's tag ("fd:…", "unit:…"), made anew when the session begins
+ * anew, ended at once when the owner is gone;
+ *  - the leader's watch over all: a host silent for the session timeout is proposed to end, conditionally
+ * (host, generation), in slices of max(3, 10 %) per timeout; after a gap in the leader's own loop or a
+ * change of leader everybody is granted a full timeout first. */
+#include "hall.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#define RETRY_USEC (500 * USEC_PER_MSEC)
+
+/* ---- The leader's watch ---- */
+
+static void watch_clear(Agent *agent) {
+        SessionWatch *watch, *next;
+        HASH_ITER (hh, agent->sessions.watched, watch, next) {
+                HASH_DEL(agent->sessions.watched, watch);
+                free(watch);
+        }
+}
+
+static SessionWatch *watch_of(Agent *agent, uint64_t host) {
+        SessionWatch *watch = NULL;
+        HASH_FIND(hh, agent->sessions.watched, &host, sizeof(host), watch);
+        if (watch)
+                return watch;
+        watch = calloc(1, sizeof(SessionWatch));
+        if (!watch)
+                return NULL;
+        watch->host = host;
+        watch->heard_usec = agent->now_usec;
+        HASH_ADD(hh, agent->sessions.watched, host, sizeof(watch->host), watch);
+        return watch;
+}
+
+void sessions_heard(Agent *agent, uint64_t host, uint64_t generation) {
+        if (!hall_is_leader(agent))
+                return;
+        SessionWatch *watch = watch_of(agent, host);
+        if (watch && watch->ending_generation != generation)
+                watch->heard_usec = agent->now_usec;
+}
+
+typedef struct Silent {
+        Agent *agent;
+        unsigned n_sessions;
+        unsigned allowed;
+} Silent;
+
+static int count_session(const TreeSession *session, void *userdata) {
+        Silent *silent = userdata;
+        if (session->attached)
+                silent->n_sessions++;
+        return 0;
+}
+
+static int end_if_silent(const TreeSession *session, void *userdata) {
+        Silent *silent = userdata;
+        Agent *agent = silent->agent;
+
+        if (!session->attached)
+                return 0;
+        SessionWatch *watch = watch_of(agent, session->host);
+        if (!watch || watch->ending_generation == session->generation)
+                return 0;
+        if (session->host == agent->host.id)
+                watch->heard_usec = agent->now_usec;
+        if (agent->now_usec - watch->heard_usec < agent->options.session_usec)
+                return 0;
+        if (silent->allowed == 0)
+                return 1; /* suspect: in the next slice */
+
+        Command command = {
+                .kind = COMMAND_END_SESSION,
+                .host = agent->host.id,
+                .subject = session->host,
+                .generation = session->generation,
+        };
+        if (hall_propose_own(agent, &command) == 0) {
+                watch->ending_generation = session->generation;
+                silent->allowed--;
+                agent->sessions.slice_ended++;
+                report_say(&agent->report, LOG_NOTICE,
+                           "Host %016llx was silent for %.1f s: its session ends.",
+                           (unsigned long long)session->host,
+                           (double)(agent->now_usec - watch->heard_usec) / USEC_PER_SEC);
+        }
+        return 0;
+}
+
+static void watch_sessions(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        uint64_t gap = agent->now_usec - sessions->last_look_usec;
+
+        sessions->last_look_usec = agent->now_usec;
+        if (!hall_is_ready_leader(agent))
+                return;
+        if (sessions->watch_term != agent->raft_status.term || gap > USEC_PER_SEC) {
+                sessions->watch_term = agent->raft_status.term;
+                watch_clear(agent);
+        }
+        if (agent->now_usec - sessions->slice_usec >= agent->options.session_usec) {
+                sessions->slice_usec = agent->now_usec;
+                sessions->slice_ended = 0;
+        }
+        Silent silent = {.agent = agent};
+        (void)tree_sessions(agent->tree, count_session, &silent);
+        unsigned slice = MAX(3u, silent.n_sessions / 10);
+        silent.allowed = slice > sessions->slice_ended ? slice - sessions->slice_ended : 0;
+        (void)tree_sessions(agent->tree, end_if_silent, &silent);
+}
+
+/* ---- This host's session ---- */
+
+static void attached(const RequestAnswer *answer, void *userdata) {
+        Agent *agent = userdata;
+        agent->sessions.attaching = false;
+        hall_wake(agent);
+}
+
+static void attach(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        if (sessions->generation != 0 || sessions->attaching || agent->requests.incarnation == 0 ||
+            agent->removed || agent->stopping)
+                return;
+        Command command = {.kind = COMMAND_ATTACH};
+        if (agent_request(agent, &command, REQUEST_TIMEOUT_USEC, attached, agent, NULL) == 0)
+                sessions->attaching = true;
+}
+
+static void keep_alive(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        uint64_t leader = hall_leader(agent);
+
+        if (sessions->generation == 0 || agent->now_usec < sessions->keepalive_usec || leader == 0)
+                return;
+        sessions->keepalive_usec = agent->now_usec + agent->options.session_usec / 10;
+        if (leader == agent->host.id)
+                return;
+        Letter letter = {
+                .kind = LETTER_KEEPALIVE,
+                .keepalive = {.host = agent->host.id, .generation = sessions->generation},
+        };
+        (void)hall_send(agent, leader, &letter);
+}
+
+/* ---- What it owns ---- */
+
+static Owned *owned_find(Agent *agent, const char *path) {
+        Owned *owned;
+        DL_FOREACH (agent->sessions.owned, owned)
+                if (strcmp(owned->path, path) == 0 && owned->state != OWNED_ENDING &&
+                    owned->state != OWNED_DELETING)
+                        return owned;
+        return NULL;
+}
+
+static void owned_answer(Owned *owned, Answer answer, const Result *result) {
+        RequestDone done = TAKE(owned->done);
+        RequestAnswer reply = {.answer = answer, .result = *result};
+        if (done)
+                done(&reply, owned->userdata);
+}
+
+static void owned_free(Owned *owned) {
+        Sessions *sessions = &owned->agent->sessions;
+        DL_DELETE(sessions->owned, owned);
+        sessions->n_owned--;
+        request_forget(owned->request);
+        free(owned->value);
+        free(owned);
+}
+
+static void owned_written(const RequestAnswer *answer, void *userdata) {
+        Owned *owned = userdata;
+        Agent *agent = owned->agent;
+
+        owned->request = NULL;
+        if (owned->state == OWNED_ENDING) /* its owner went while it was being written */
+                return;
+        if (answer->answer == ANSWER_DONE) {
+                owned->state = OWNED_LIVE;
+                owned_answer(owned, ANSWER_DONE, &answer->result);
+                return;
+        }
+        bool final = answer->answer == ANSWER_REFUSED &&
+                     (answer->result.status == RESULT_DENIED || answer->result.status == RESULT_LIMIT ||
+                      answer->result.status == RESULT_INVALID);
+        if ((final || agent->now_usec >= owned->deadline_usec) && owned->done) {
+                owned_answer(owned, answer->answer, &answer->result);
+                owned->state = OWNED_ENDING; /* the caller was told no: it must not come to be later */
+                owned->retry_usec = 0;
+                return;
+        }
+        owned->state = OWNED_WANTED;
+        owned->retry_usec = agent->now_usec + 100 * USEC_PER_MSEC;
+}
+
+static void owned_deleted(const RequestAnswer *answer, void *userdata) {
+        Owned *owned = userdata;
+        owned->request = NULL;
+        if (answer->answer == ANSWER_DONE || answer->answer == ANSWER_REFUSED) {
+                owned_free(owned);
+                return;
+        }
+        owned->state = OWNED_ENDING;
+        owned->retry_usec = owned->agent->now_usec + RETRY_USEC;
+}
+
+/* Makes the entry true: nothing to do, create it, or take over what an earlier owner on this host left
+ * there. */
+static void owned_write(Owned *owned) {
+        Agent *agent = owned->agent;
+        TreeEntry entry;
+        Command command = {
+                .kind = COMMAND_CREATE,
+                .flags = COMMAND_EPHEMERAL,
+                .path = owned->path,
+                .value = BYTES(owned->value, owned->value_size),
+                .owner_tag = owned->tag,
+        };
+
+        int r = tree_get(agent->tree, owned->path, &entry);
+        if (r == 0) {
+                if (entry.owner_host != agent->host.id ||
+                    entry.owner_generation != agent->sessions.generation) {
+                        Result exists = {.status = RESULT_EXISTS, .revision = entry.mod_revision};
+                        if (owned->done && entry.owner_host != agent->host.id) {
+                                owned_answer(owned, ANSWER_REFUSED, &exists);
+                                owned->state = OWNED_ENDING;
+                        } else
+                                owned->retry_usec = agent->now_usec + RETRY_USEC;
+                        return;
+                }
+                if (strcmp(entry.owner_tag ?: "", owned->tag) == 0 &&
+                    entry.value.size == owned->value_size &&
+                    (owned->value_size == 0 ||
+                     memcmp(entry.value.data, owned->value, owned->value_size) == 0)) {
+                        Result same = {.status = RESULT_DONE, .revision = entry.mod_revision};
+                        owned->state = OWNED_LIVE;
+                        owned_answer(owned, ANSWER_DONE, &same);
+                        return;
+                }
+                command.kind = COMMAND_SET;
+                command.flags |= COMMAND_IF_MOD_REVISION;
+                command.revision = entry.mod_revision;
+        } else if (r != TREE_NONE) {
+                owned->retry_usec = agent->now_usec + RETRY_USEC;
+                return;
+        }
+
+        uint64_t left = owned->deadline_usec > agent->now_usec ? owned->deadline_usec - agent->now_usec
+                                                               : USEC_PER_SEC;
+        if (agent_request(agent, &command, owned->done ? left : REQUEST_TIMEOUT_USEC, owned_written, owned,
+                          &owned->request) == 0)
+                owned->state = OWNED_WRITING;
+        else
+                owned->retry_usec = agent->now_usec + RETRY_USEC;
+}
+
+static void owned_delete(Owned *owned) {
+        Agent *agent = owned->agent;
+        Command command = {
+                .kind = COMMAND_DELETE,
+                .flags = COMMAND_IF_OWNED,
+                .path = owned->path,
+                .owner_tag = owned->tag,
+        };
+        if (agent_request(agent, &command, REQUEST_TIMEOUT_USEC, owned_deleted, owned, &owned->request) == 0)
+                owned->state = OWNED_DELETING;
+        else
+                owned->retry_usec = agent->now_usec + RETRY_USEC;
+}
+
+static void owned_work(Owned *owned) {
+        Agent *agent = owned->agent;
+
+        if (owned->done && !owned->request && agent->now_usec >= owned->deadline_usec) {
+                owned_answer(owned, ANSWER_NO_QUORUM, &(Result){});
+                owned->state = OWNED_ENDING;
+        }
+        if (agent->now_usec < owned->retry_usec || agent->sessions.generation == 0)
+                return;
+        switch (owned->state) {
+        case OWNED_WANTED:
+                owned_write(owned);
+                return;
+        case OWNED_ENDING:
+                if (!owned->request)
+                        owned_delete(owned);
+                return;
+        case OWNED_WRITING:
+        case OWNED_LIVE:
+        case OWNED_DELETING:
+                return;
+        }
+}
+
+int agent_own(Agent *agent, const char *path, Bytes value, const char *tag, uint64_t timeout_usec,
+              RequestDone done, void *userdata, Request **ret) {
+        Sessions *sessions = &agent->sessions;
+
+        if (path_check_entry(path) != PATH_OK || strlen(tag) > OWNER_TAG_BYTES ||
+            value.size > LIMIT_VALUE_BYTES)
+                return -EINVAL;
+        if (sessions->n_owned >= LIMIT_OWNED)
+                return -EBUSY;
+
+        Owned *owned = owned_find(agent, path);
+        if (owned && owned->done)
+                return -EBUSY; /* somebody's answer is still on its way */
+        uint8_t *copy = malloc(value.size + 1);
+        if (!copy)
+                return -ENOMEM;
+        if (value.size > 0)
+                memcpy(copy, value.data, value.size);
+        if (!owned) {
+                owned = calloc(1, sizeof(Owned));
+                if (!owned) {
+                        free(copy);
+                        return -ENOMEM;
+                }
+                owned->agent = agent;
+                snprintf(owned->path, sizeof(owned->path), "%s", path);
+                DL_APPEND(sessions->owned, owned);
+                sessions->n_owned++;
+        }
+        snprintf(owned->tag, sizeof(owned->tag), "%s", tag);
+        free(owned->value);
+        owned->value = copy;
+        owned->value_size = value.size;
+        owned->request = request_forget(owned->request);
+        owned->state = OWNED_WANTED;
+        owned->retry_usec = 0;
+        owned->done = done;
+        owned->userdata = userdata;
+        owned->deadline_usec = hall_now(agent) + timeout_usec;
+        sessions->work = true;
+        hall_wake(agent);
+        if (ret)
+                *ret = NULL;
+        return 0;
+}
+
+static bool tag_matches(const char *tag, const char *prefix) {
+        size_t n = strlen(prefix);
+        return strncmp(tag, prefix, n) == 0 && (tag[n] == 0 || tag[n] == ':');
+}
+
+unsigned agent_disown(Agent *agent, const char *tag_prefix) {
+        Sessions *sessions = &agent->sessions;
+        Owned *owned;
+        unsigned n = 0;
+
+        DL_FOREACH (sessions->owned, owned) {
+                if (!tag_matches(owned->tag, tag_prefix) || owned->state == OWNED_ENDING ||
+                    owned->state == OWNED_DELETING)
+                        continue;
+                owned->request = request_forget(owned->request);
+                owned->done = NULL;
+                owned->state = OWNED_ENDING;
+                owned->retry_usec = 0;
+                n++;
+        }
+        if (n > 0) {
+                sessions->work = true;
+                hall_wake(agent);
+        }
+        return n;
+}
+
+int agent_owned(Agent *agent, int (*each)(const char *, const char *, void *), void *userdata) {
+        Owned *owned, *next;
+        DL_FOREACH_SAFE (agent->sessions.owned, owned, next) {
+                if (owned->state == OWNED_ENDING || owned->state == OWNED_DELETING)
+                        continue;
+                int r = each(owned->path, owned->tag, userdata);
+                if (r != 0)
+                        return r;
+        }
+        return 0;
+}
+
+static int load_owned(const TreeEntry *entry, void *userdata) {
+        Agent *agent = userdata;
+        Sessions *sessions = &agent->sessions;
+
+        if (owned_find(agent, entry->path) || sessions->n_owned >= LIMIT_OWNED)
+                return 0;
+        Owned *owned = calloc(1, sizeof(Owned));
+        uint8_t *value = malloc(entry->value.size + 1);
+        if (!owned || !value) {
+                free(owned);
+                free(value);
+                return -ENOMEM;
+        }
+        owned->agent = agent;
+        owned->state = OWNED_LIVE;
+        snprintf(owned->path, sizeof(owned->path), "%s", entry->path);
+        snprintf(owned->tag, sizeof(owned->tag), "%s", entry->owner_tag ?: "");
+        if (entry->value.size > 0)
+                memcpy(value, entry->value.data, entry->value.size);
+        owned->value = value;
+        owned->value_size = entry->value.size;
+        DL_APPEND(sessions->owned, owned);
+        sessions->n_owned++;
+        return 0;
+}
+
+/* What an earlier process of this host owned is still there, by its session; who still holds the fds is the
+ * door's to know (agent_owned(), agent_disown()). */
+void sessions_load(Agent *agent) {
+        TreeSession session;
+        if (tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached) {
+                agent->sessions.generation = session.generation;
+                if (tree_owned(agent->tree, agent->host.id, session.generation, load_owned, agent) < 0)
+                        hall_fail(agent, -ENOMEM, "What this host owns cannot be loaded");
+        }
+        agent->sessions.work = true;
+}
+
+static void begin_anew(Agent *agent) {
+        Owned *owned;
+        DL_FOREACH (agent->sessions.owned, owned)
+                if (owned->state == OWNED_LIVE)
+                        owned->state = OWNED_WANTED;
+        agent->sessions.work = true;
+}
+
+void sessions_applied(Agent *agent, const Command *command, const Result *result) {
+        Sessions *sessions = &agent->sessions;
+        if (result->status != RESULT_DONE)
+                return;
+
+        if (command->kind == COMMAND_ATTACH && command->host == agent->host.id) {
+                sessions->generation = result->number;
+                sessions->keepalive_usec = 0;
+                begin_anew(agent);
+        }
+        if (command->kind == COMMAND_END_SESSION && command->subject == agent->host.id &&
+            command->generation == sessions->generation) {
+                report_say(
+                        &agent->report, LOG_WARNING,
+                        "This host's session ended: the leader had not heard from it. Its registrations are made anew.");
+                sessions->generation = 0;
+                sessions->work = true;
+        }
+        if (command->kind == COMMAND_ATTACH) {
+                SessionWatch *watch = NULL;
+                HASH_FIND(hh, sessions->watched, &command->host, sizeof(command->host), watch);
+                if (watch)
+                        watch->heard_usec = agent->now_usec;
+        }
+}
+
+void sessions_work(Agent *agent) {
+        Owned *owned, *next;
+
+        watch_sessions(agent);
+        attach(agent);
+        keep_alive(agent);
+        DL_FOREACH_SAFE (agent->sessions.owned, owned, next)
+                owned_work(owned);
+}
+
+/* What was asked for in this wake is not left to the next tick of the duties. */
+void sessions_hurry(Agent *agent) {
+        Owned *owned, *next;
+
+        if (!TAKE_FLAG(agent->sessions.work))
+                return;
+        attach(agent);
+        DL_FOREACH_SAFE (agent->sessions.owned, owned, next)
+                owned_work(owned);
+}
+
+uint64_t sessions_deadline(const Agent *agent) {
+        const Sessions *sessions = &agent->sessions;
+        uint64_t deadline = USEC_INFINITY;
+
+        if (sessions->generation != 0 && hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id)
+                deadline = MAX(sessions->keepalive_usec, agent->now_usec + 1000);
+        if (hall_is_leader(agent))
+                deadline = MIN(deadline, agent->now_usec + agent->options.session_usec / 10);
+        for (const Owned *owned = sessions->owned; owned; owned = owned->next)
+                if (owned->state != OWNED_LIVE)
+                        return MIN(deadline, agent->now_usec + HALL_TICK_USEC);
+        return deadline;
+}
+
+void sessions_leave(Agent *agent) {
+        Owned *owned, *next;
+
+        watch_clear(agent);
+        agent->sessions.generation = 0;
+        agent->sessions.attaching = false;
+        DL_FOREACH_SAFE (agent->sessions.owned, owned, next) {
+                owned->request = request_forget(owned->request);
+                if (owned->state == OWNED_ENDING || owned->state == OWNED_DELETING)
+                        owned_free(owned);
+                else
+                        owned->state = OWNED_WANTED;
+        }
+        agent->sessions.work = true;
+}
+
+void sessions_reset(Agent *agent) {
+        while (agent->sessions.owned) {
+                owned_answer(agent->sessions.owned, ANSWER_STOPPING, &(Result){});
+                owned_free(agent->sessions.owned);
+        }
+        watch_clear(agent);
+        agent->sessions = (Sessions){};
+}

@@ -1,0 +1,301 @@
+/* A tree travels. The server pins its tree and sends it in short chunks on a bulk connection while it goes
+ * on applying; the receiver builds a new file beside its own, verifies and syncs it, and then one log record
+ * names it: that is the switch. Behind it the log is empty and begins at the snapshot (a base). A break in
+ * between costs nothing but time.
+ *
+ * A host that joins takes the cluster's tree the same way; then terms and votes begin anew, for they belong
+ * to the cluster that gave them. */
+#include "hall.h"
+
+#include <string.h>
+
+#define MAX_SENDS  4
+#define FETCH_USEC (10 * 60 * USEC_PER_SEC)
+#define RETRY_USEC (500 * USEC_PER_MSEC)
+
+/* ---- Sending ---- */
+
+static void send_free(SnapshotSend *send) {
+        Snapshots *snapshots = &send->agent->snapshots;
+        DL_DELETE(snapshots->sends, send);
+        snapshots->n_sends--;
+        tree_snapshot_free(send->snapshot);
+        free(send);
+}
+
+static void send_end(SnapshotSend *send, PeersStatus status, const char *text) {
+        Agent *agent = send->agent;
+        PeersCall *call = send->call;
+        uint64_t host = send->host, index = tree_snapshot_index(send->snapshot);
+
+        send_free(send);
+        PeersCallEvents none = {};
+        agent->outside.call_set_events(agent->outside.userdata, call, &none);
+        agent->outside.call_end(agent->outside.userdata, call, status, text);
+        (void)raft_snapshot_done(agent->raft, host, index, status == PEERS_OK, agent->now_usec);
+}
+
+static void receiver_gone(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
+        SnapshotSend *send = userdata;
+        Agent *agent = send->agent;
+        uint64_t host = send->host;
+
+        send_free(send);
+        if (agent->failed == 0)
+                (void)raft_snapshot_done(agent->raft, host, 0, false, hall_now(agent));
+}
+
+static void receiver_writable(PeersCall *call, void *userdata) {
+        SnapshotSend *send = userdata;
+        send->full = false;
+        hall_wake(send->agent);
+}
+
+void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
+        Outside *outside = &agent->outside;
+        Snapshots *snapshots = &agent->snapshots;
+
+        if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->damaged ||
+            agent->tree_status.conf.n_voters == 0) {
+                outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
+                                  "busy with other snapshots, or none to give");
+                return;
+        }
+        SnapshotSend *send = calloc(1, sizeof(SnapshotSend));
+        int r = send ? tree_snapshot_begin(agent->tree, &send->snapshot) : -ENOMEM;
+        if (r != 0) {
+                free(send);
+                outside->call_end(outside->userdata, call, PEERS_INTERNAL, "a snapshot cannot be begun");
+                return;
+        }
+        send->agent = agent;
+        send->call = call;
+        send->host = host;
+        DL_APPEND(snapshots->sends, send);
+        snapshots->n_sends++;
+        PeersCallEvents events = {.end = receiver_gone, .writable = receiver_writable, .userdata = send};
+        outside->call_set_events(outside->userdata, call, &events);
+
+        SnapshotHead head = {
+                .index = tree_snapshot_index(send->snapshot),
+                .term = tree_snapshot_term(send->snapshot),
+        };
+        memcpy(head.cluster, agent->tree_status.cluster, sizeof(head.cluster));
+        _cleanup_(buffer_deinit)
+        Buffer bytes = {};
+        if (wire_snapshot_head_encode(&head, &bytes) < 0 ||
+            outside->call_send(outside->userdata, call, BYTES(bytes.data, bytes.size)) < 0)
+                send_end(send, PEERS_INTERNAL, "a snapshot cannot be sent");
+        hall_wake(agent);
+}
+
+static void send_chunk(SnapshotSend *send) {
+        Agent *agent = send->agent;
+        _cleanup_(buffer_deinit)
+        Buffer chunk = {};
+        bool done = false;
+
+        int r = tree_snapshot_next(send->snapshot, &chunk, &done);
+        if (r != 0) {
+                send_end(send, PEERS_UNAVAILABLE, "the snapshot was given up; begin again");
+                return;
+        }
+        r = agent->outside.call_send(agent->outside.userdata, send->call, BYTES(chunk.data, chunk.size));
+        if (r < 0)
+                send_end(send, PEERS_UNAVAILABLE, "the snapshot cannot be sent");
+        else if (done)
+                send_end(send, PEERS_OK, "");
+        else
+                send->full = r == 1;
+}
+
+void snapshot_serve(Agent *agent) {
+        SnapshotSend *send, *next;
+        DL_FOREACH_SAFE (agent->snapshots.sends, send, next)
+                if (!send->full)
+                        send_chunk(send);
+        for (send = agent->snapshots.sends; send; send = send->next)
+                if (!send->full)
+                        agent->again = true;
+}
+
+/* ---- Fetching ---- */
+
+bool snapshot_fetching(const Agent *agent) {
+        const SnapshotFetch *fetch = &agent->snapshots.fetch;
+        return fetch->call || fetch->switch_seq != 0;
+}
+
+static void fetch_give_up(Agent *agent, const char *why) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        if (fetch->call)
+                agent->outside.call_free(agent->outside.userdata, TAKE(fetch->call));
+        fetch->build = tree_build_free(fetch->build);
+        fetch->retry_usec = agent->now_usec + RETRY_USEC;
+        if (why)
+                report_say(&agent->report, LOG_WARNING,
+                           "The snapshot from %016llx is of no use: %s. It is fetched again.",
+                           (unsigned long long)fetch->from, why);
+}
+
+static void chunk_arrived(PeersCall *call, Bytes bytes, void *userdata) {
+        Agent *agent = userdata;
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        if (!fetch->head_seen) {
+                SnapshotHead head;
+                if (wire_snapshot_head_decode(bytes, &head) < 0)
+                        return fetch_give_up(agent, "its head is malformed");
+                const uint8_t *cluster =
+                        fetch->foreign ? agent->join.token.cluster : agent->tree_status.cluster;
+                if (memcmp(head.cluster, cluster, sizeof(head.cluster)) != 0)
+                        return fetch_give_up(agent, "it is of another cluster");
+                fetch->head_seen = true;
+                return;
+        }
+        int r = tree_build_feed(fetch->build, bytes);
+        if (r == TREE_ROTTEN)
+                fetch_give_up(agent, "a chunk is malformed");
+        else if (r != 0)
+                fetch_give_up(agent, "it cannot be written here (disk full?)");
+}
+
+static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
+        Agent *agent = userdata;
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        fetch->call = NULL;
+        agent->now_usec = hall_now(agent);
+        hall_wake(agent);
+        if (status != PEERS_OK)
+                return fetch_give_up(agent, fetch->head_seen ? text : NULL);
+
+        int r = tree_build_finish(fetch->build, fetch->name, &fetch->index, &fetch->term);
+        fetch->build = tree_build_free(fetch->build);
+        if (r == TREE_ROTTEN)
+                return fetch_give_up(agent, "its digest is wrong");
+        if (r != 0)
+                return fetch_give_up(agent, "it cannot be written here (disk full?)");
+        if (!fetch->foreign && fetch->index <= agent->tree_status.applied)
+                return fetch_give_up(agent, "it is older than what this host has");
+
+        uint64_t seq = hall_seq(agent);
+        r = log_submit_tree(agent->log, seq, fetch->name);
+        if (r < 0) {
+                hall_fail(agent, r, "The log takes nothing");
+                return;
+        }
+        fetch->switch_seq = seq;
+}
+
+int snapshot_fetch(Agent *agent, uint64_t from, bool foreign) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        if (snapshot_fetching(agent) || agent->now_usec < fetch->retry_usec)
+                return -EAGAIN;
+        *fetch = (SnapshotFetch){.from = from, .foreign = foreign};
+        TreeOptions options = hall_tree_options(agent);
+        int r = tree_build_begin(&options, &fetch->build);
+        if (r != 0)
+                return r < 0 ? r : -EIO;
+        PeersCallEvents events = {.message = chunk_arrived, .end = fetch_ended, .userdata = agent};
+        r = agent->outside.call(agent->outside.userdata, from, CALL_SNAPSHOT, (Bytes){}, FETCH_USEC, &events,
+                                &fetch->call);
+        if (r < 0) {
+                fetch->call = NULL;
+                fetch_give_up(agent, NULL);
+        }
+        return r;
+}
+
+/* ---- The switch ---- */
+
+/* The record that names the new file is durable: from here on there is no way back, only an end of the
+ * process. */
+static int switch_tree(Agent *agent) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+        bool was_following = agent->follow.active;
+
+        follow_end(agent);
+        while (agent->snapshots.sends)
+                send_end(agent->snapshots.sends, PEERS_UNAVAILABLE, "this host changes its own tree");
+        agent->tree = tree_abandon(agent->tree);
+        int r = hall_open_tree(agent, fetch->name);
+        if (r != 0)
+                return r < 0 ? r : -EBADMSG;
+        TreeOptions options = hall_tree_options(agent);
+        (void)tree_sweep(&options, fetch->name);
+
+        const TreeStatus *tree = &agent->tree_status;
+        uint64_t seq = hall_seq(agent);
+        if (fetch->foreign)
+                r = log_submit_base(agent->log, seq, tree->applied, tree->applied_term, &tree->conf,
+                                    tree->conf_index, tree->applied_term, agent->host.id);
+        else
+                r = hall_submit_base(agent, seq);
+        if (r < 0)
+                return r;
+
+        if (fetch->foreign) {
+                /* Nobody waits for anything in this life but for the join itself: the disk may be waited
+                 * for. */
+                r = hall_log_wait(agent, seq);
+                if (r < 0)
+                        return r;
+                r = hall_start_raft(agent, tree->applied_term, agent->host.id);
+                if (r < 0)
+                        return r;
+                agent->follow.active = true;
+                agent->follow.term = agent->follow.beat = agent->follow.leader = 0;
+                agent->reads.gate = false;
+                raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
+        } else if (was_following)
+                raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
+        else
+                fetch->base_seq = seq;
+        return 0;
+}
+
+static int core_base(Agent *agent) {
+        const TreeStatus *tree = &agent->tree_status;
+        return raft_base(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index,
+                         agent->now_usec);
+}
+
+void snapshot_stored(Agent *agent, uint64_t seq) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        if (fetch->switch_seq != 0 && seq >= fetch->switch_seq) {
+                bool foreign = fetch->foreign;
+                int r = switch_tree(agent);
+                fetch->switch_seq = 0;
+                if (r < 0) {
+                        hall_fail(agent, r, "The fetched tree cannot be opened");
+                        return;
+                }
+                report_say(&agent->report, LOG_INFO, "Took the tree of %016llx as of index %llu.",
+                           (unsigned long long)fetch->from, (unsigned long long)fetch->index);
+                agent->members.dirty = agent->status_dirty = true;
+                agent->changed_usec = agent->now_usec;
+                if (foreign)
+                        join_switched(agent);
+                requests_rebase(agent);
+                watches_rebase(agent);
+                agent->again = true;
+        }
+        if (fetch->base_seq != 0 && seq >= fetch->base_seq) {
+                fetch->base_seq = 0;
+                int r = core_base(agent);
+                if (r < 0)
+                        hall_fail(agent, r, "The core cannot take its new base");
+                raft_status(agent->raft, &agent->raft_status);
+        }
+}
+
+void snapshot_close(Agent *agent) {
+        while (agent->snapshots.sends)
+                send_end(agent->snapshots.sends, PEERS_UNAVAILABLE, "this host stops");
+        if (snapshot_fetching(agent) || agent->snapshots.fetch.build)
+                fetch_give_up(agent, NULL);
+}

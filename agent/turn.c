@@ -1,0 +1,417 @@
+/* The turn. Callbacks only note; everything that leaves, leaves from here, in one order:
+ *
+ *      what the disk finished · the clock · this wake's wishes, offered · the core's update: letters that
+ * may leave at once, entries to the log, what was waiting for the disk · committed entries applied, watches
+ * fired, callers answered · slow duties · one flush of the network
+ *
+ * So twenty calls in one wake cost one append per peer and one sync per host. The core keeps promises back
+ * until the disk has them, and a caller is answered by his own host's apply: no line here can send a word
+ * too early. */
+#include "hall.h"
+
+#include <string.h>
+
+#define ROUNDS           32 /* of one turn: news made by news; then the network has its turn */
+#define COMMIT_USEC      (100 * USEC_PER_MSEC)
+#define CHECKPOINT_QUIET (2 * USEC_PER_SEC)
+#define CHECKPOINT_MAX   (30 * USEC_PER_SEC)
+#define DUTY_USEC        HALL_TICK_USEC
+
+/* ---- What the disk says ---- */
+
+static int core_order_push(Agent *agent, uint64_t seq, uint64_t core_seq) {
+        if (agent->n_core_orders == agent->core_orders_size) {
+                size_t size = MAX((size_t)64, agent->core_orders_size * 2);
+                struct CoreOrder *orders = calloc(size, sizeof(*orders));
+                if (!orders)
+                        return -ENOMEM;
+                for (size_t i = 0; i < agent->n_core_orders; i++)
+                        orders[i] =
+                                agent->core_orders[(agent->core_orders_head + i) % agent->core_orders_size];
+                free(agent->core_orders);
+                agent->core_orders = orders;
+                agent->core_orders_size = size;
+                agent->core_orders_head = 0;
+        }
+        agent->core_orders[(agent->core_orders_head + agent->n_core_orders++) % agent->core_orders_size] =
+                (struct CoreOrder){.seq = seq, .core_seq = core_seq};
+        return 0;
+}
+
+/* The newest order of the core that is covered by `seq`; 0 when none is. */
+static uint64_t core_orders_done(Agent *agent, uint64_t seq) {
+        uint64_t core_seq = 0;
+        while (agent->n_core_orders > 0 && agent->core_orders[agent->core_orders_head].seq <= seq) {
+                core_seq = agent->core_orders[agent->core_orders_head].core_seq;
+                agent->core_orders_head = (agent->core_orders_head + 1) % agent->core_orders_size;
+                agent->n_core_orders--;
+        }
+        return core_seq;
+}
+
+static void hear_log(Agent *agent) {
+        uint64_t seq = 0;
+        bool full = false;
+
+        int r = log_completed(agent->log, &seq, &full);
+        if (r < 0) {
+                hall_fail(agent, r, "The log cannot be written");
+                return;
+        }
+        if (full != agent->log_full) {
+                agent->log_full = full;
+                agent->status_dirty = true;
+                report_say(
+                        &agent->report, full ? LOG_ERR : LOG_NOTICE,
+                        full ? "The disk is full: writes are refused, reads go on. Free some space; nothing is lost."
+                             : "There is room on the disk again.");
+        }
+        if (seq > agent->stored_seq) {
+                agent->stored_seq = seq;
+                uint64_t core_seq = core_orders_done(agent, seq);
+                r = core_seq != 0 ? raft_stored(agent->raft, core_seq, agent->now_usec) : 0;
+                if (r < 0)
+                        hall_fail(agent, r, "The core ran out of memory");
+                snapshot_stored(agent, seq);
+                roles_stored(agent, seq);
+        }
+}
+
+static void hear_tree(Agent *agent) {
+        int r = tree_maintain(agent->tree);
+        if (r < 0)
+                hall_fail(agent, r, "The tree cannot be maintained");
+        tree_status(agent->tree, &agent->tree_status);
+        bool full = agent->log_full || agent->full_usec != 0;
+        if (full != agent->disk_full)
+                agent->disk_full = full, agent->status_dirty = true;
+}
+
+/* ---- The core ---- */
+
+static void send_messages(Agent *agent, const RaftUpdate *update) {
+        for (size_t i = 0; i < update->n_messages; i++) {
+                Letter letter = {.kind = LETTER_RAFT, .raft = update->messages[i]};
+                (void)hall_send(agent, letter.raft.to, &letter);
+        }
+}
+
+static void store(Agent *agent, const RaftUpdate *update) {
+        const RaftStore *order = &update->store;
+        if (order->seq == 0)
+                return;
+
+        LogBatch batch = {
+                .seq = hall_seq(agent),
+                .truncate_from = order->truncate_from,
+                .entries = order->entries,
+                .n_entries = order->n_entries,
+                .hard_state = order->hard_state,
+                .term = order->term,
+                .vote = order->vote,
+                .commit = update->commit,
+        };
+        int r = core_order_push(agent, batch.seq, order->seq);
+        if (r >= 0)
+                r = log_submit(agent->log, &batch);
+        if (r < 0)
+                hall_fail(agent, r, "The log takes nothing");
+}
+
+/* A slow peer needs entries that are no longer in memory: read back from the log's files. */
+static void load(Agent *agent, const RaftLoad *wanted) {
+        Entry *entries[LIMIT_APPEND_ENTRIES];
+        uint32_t n = MIN(wanted->max_entries, (uint32_t)ELEMENTSOF(entries));
+
+        int r = log_load(agent->log, wanted->from, n, wanted->max_bytes, entries);
+        if (r < 0) {
+                hall_fail(agent, r, "The log cannot be read back");
+                return;
+        }
+        int l = raft_loaded(agent->raft, wanted->peer, entries, (size_t)r, agent->now_usec);
+        for (int i = 0; i < r; i++)
+                entry_unref(entries[i]);
+        if (l < 0)
+                hall_fail(agent, l, "The core ran out of memory");
+        agent->again = true;
+}
+
+/* Raft pushes snapshots; here the leader says "fetch", and the peer fetches on a connection of its own. */
+static void offer_snapshot(Agent *agent, uint64_t peer) {
+        Letter letter = {
+                .kind = LETTER_FETCH,
+                .promote = {.term = agent->raft_status.term, .index = agent->tree_status.applied},
+        };
+        if (hall_send(agent, peer, &letter) < 0)
+                (void)raft_snapshot_done(agent->raft, peer, 0, false, agent->now_usec);
+        else
+                roles_view(agent, peer)->fetch_usec = agent->now_usec;
+}
+
+static void role_changed(Agent *agent, const RaftStatus *before) {
+        const RaftStatus *status = &agent->raft_status;
+
+        agent->status_dirty = true;
+        agent->members.dirty = true;
+        if (status->role == RAFT_LEADER && (before->role != RAFT_LEADER || before->term != status->term)) {
+                uint64_t origin = agent->tree_status.cluster_usec;
+                for (uint64_t i = agent->tree_status.applied + 1; i <= status->last_index; i++) {
+                        Entry *entry = raft_entry(agent->raft, i);
+                        EntryStamp stamp;
+                        if (entry && entry->type == ENTRY_COMMAND && entry_stamp_read(entry, &stamp) == 0)
+                                origin = MAX(origin, stamp.cluster_usec);
+                }
+                agent->leader_since_usec = agent->now_usec;
+                agent->cluster_origin_usec = origin;
+                offers_reset(agent);
+        }
+        if (status->role != before->role || status->term != before->term || status->leader != before->leader)
+                report_say(&agent->report, LOG_INFO, "Term %llu: %s, leader %016llx.",
+                           (unsigned long long)status->term, raft_role_name(status->role),
+                           (unsigned long long)status->leader);
+
+        /* Once in a configuration (it is enough that it was appended), this host keeps a log and no longer
+         * follows. */
+        bool voter = conf_is_voter(status->conf, agent->host.id);
+        if (voter && agent->follow.active) {
+                follow_end(agent);
+                agent->follow.active = false;
+        } else if (!voter && !agent->follow.active && status->conf_committed &&
+                   status->role == RAFT_PASSIVE && agent->roles.promoted_usec == 0) {
+                agent->follow.active = true;
+                agent->follow.heard_usec = agent->now_usec;
+                agent->demote = true;
+        }
+}
+
+static void update_core(Agent *agent) {
+        RaftUpdate update;
+        RaftStatus before = agent->raft_status;
+
+        int r = raft_update(agent->raft, agent->now_usec, &update);
+        if (r < 0) {
+                hall_fail(agent, r, "The core ran out of memory");
+                return;
+        }
+        raft_status(agent->raft, &agent->raft_status);
+        send_messages(agent, &update);
+        store(agent, &update);
+        agent->raft_deadline_usec = update.deadline_usec;
+        for (size_t i = 0; i < update.n_reads; i++)
+                reads_done(agent, &update.reads[i]);
+
+        /* The arrays above live until the next event; what makes events comes last, from copies. */
+        RaftLoad loads[LIMIT_VOTERS * 2];
+        uint64_t snapshots[LIMIT_VOTERS * 2];
+        size_t n_loads = MIN(update.n_loads, ELEMENTSOF(loads)),
+               n_snapshots = MIN(update.n_snapshots, ELEMENTSOF(snapshots));
+        memcpy(loads, update.loads, n_loads * sizeof(RaftLoad));
+        memcpy(snapshots, update.snapshots, n_snapshots * sizeof(uint64_t));
+        bool changed = update.role_changed;
+        for (size_t i = 0; i < n_loads; i++)
+                load(agent, &loads[i]);
+        for (size_t i = 0; i < n_snapshots; i++)
+                offer_snapshot(agent, snapshots[i]);
+        if (changed)
+                role_changed(agent, &before);
+}
+
+static void tick_core(Agent *agent) {
+        if (agent->now_usec < agent->raft_deadline_usec)
+                return;
+        int r = raft_tick(agent->raft, agent->now_usec);
+        if (r < 0)
+                hall_fail(agent, r, "The core ran out of memory");
+}
+
+/* ---- The open transaction ---- */
+
+static void commit_tree(Agent *agent) {
+        bool urgent = false;
+        if (!tree_dirty(agent->tree, &urgent)) {
+                agent->commit_usec = 0;
+                return;
+        }
+        if (agent->commit_usec == 0)
+                agent->commit_usec = agent->now_usec + COMMIT_USEC;
+        if (!urgent && agent->now_usec < agent->commit_usec)
+                return;
+
+        int r = tree_commit(agent->tree);
+        tree_status(agent->tree, &agent->tree_status);
+        agent->commit_usec = 0;
+        if (r == TREE_FULL) {
+                agent->full_usec = agent->now_usec;
+                if (agent->follow.active)
+                        follow_end(agent);
+                return;
+        }
+        if (r != 0) {
+                hall_fail(agent, r < 0 ? r : -EIO, "The tree cannot be written");
+                return;
+        }
+        agent->full_usec = 0;
+        raft_release(agent->raft, agent->tree_status.committed);
+        if (agent->checkpoint_usec == 0)
+                agent->checkpoint_usec = agent->now_usec + CHECKPOINT_MAX;
+}
+
+static void checkpoint_tree(Agent *agent) {
+        if (agent->checkpoint_usec == 0 || agent->tree_status.durable >= agent->tree_status.applied)
+                return;
+        bool quiet = agent->now_usec - agent->changed_usec >= CHECKPOINT_QUIET;
+        if (!quiet && agent->now_usec < agent->checkpoint_usec)
+                return;
+        tree_checkpoint(agent->tree);
+        agent->checkpoint_usec = agent->now_usec + CHECKPOINT_MAX;
+}
+
+/* Only behind the tree's durable index, and with room for peers that were away for a while. */
+static void trim_log(Agent *agent) {
+        const uint64_t room = 50000;
+        uint64_t index = agent->tree_status.durable;
+
+        if (agent->follow.active)
+                return;
+        uint64_t slowest = index;
+        for (size_t i = 0; i < agent->raft_status.n_progress; i++)
+                slowest = MIN(slowest, agent->raft_status.progress[i].match);
+        uint64_t kept = agent->raft_status.last_index > room ? agent->raft_status.last_index - room : 0;
+        index = MIN(index, MAX(slowest, kept));
+        if (index > agent->trimmed) {
+                log_trim(agent->log, index);
+                agent->trimmed = index;
+        }
+        const LogState *state = log_state(agent->log);
+        if (state->base_index > agent->raft_status.base_index)
+                raft_trimmed(agent->raft, state->base_index);
+}
+
+/* A host that votes no more keeps term and vote for ever, entries only until its own tree has passed them
+ * for good. */
+static void drop_tail(Agent *agent) {
+        if (!agent->demote || !agent->follow.active)
+                return;
+        const TreeStatus *tree = &agent->tree_status;
+        if (tree->durable < tree->applied || tree->applied < tree->conf_index ||
+            conf_is_voter(&tree->conf, agent->host.id))
+                return;
+        if (hall_submit_base(agent, hall_seq(agent)) == 0)
+                agent->demote = false;
+}
+
+/* ---- History ---- */
+
+#define PRUNE_USEC (60 * USEC_PER_SEC)
+#define PRUNE_AGE  (3600 * USEC_PER_SEC)
+#define PRUNE_KEEP UINT64_C(10000)
+
+/* The leader remembers which revision was newest when, and proposes a floor an hour behind. */
+static void prune_history(Agent *agent) {
+        if (!hall_is_ready_leader(agent) || agent->now_usec < agent->prune_usec)
+                return;
+        agent->prune_usec = agent->now_usec + PRUNE_USEC;
+
+        uint64_t now = hall_cluster_usec(agent), revision = agent->tree_status.revision, floor = 0;
+        for (unsigned i = 0; i < agent->n_prune; i++)
+                if (now - agent->prune[i].cluster_usec >= PRUNE_AGE)
+                        floor = MAX(floor, agent->prune[i].revision);
+        floor = revision > PRUNE_KEEP ? MIN(floor, revision - PRUNE_KEEP) : 0;
+        if (floor > agent->tree_status.floor) {
+                Command command = {.kind = COMMAND_PRUNE, .host = agent->host.id, .revision = floor};
+                (void)hall_propose_own(agent, &command);
+        }
+
+        if (agent->n_prune > 0 && agent->prune[agent->n_prune - 1].revision == revision)
+                return;
+        if (agent->n_prune == ELEMENTSOF(agent->prune))
+                memmove(agent->prune, agent->prune + 1, --agent->n_prune * sizeof(agent->prune[0]));
+        agent->prune[agent->n_prune++] = (struct PruneSample){.cluster_usec = now, .revision = revision};
+}
+
+/* ---- The turn ---- */
+
+static void work_duties(Agent *agent) {
+        if (agent->now_usec < agent->duty_usec && !agent->members.dirty)
+                return;
+        agent->duty_usec = agent->now_usec + DUTY_USEC;
+        sessions_work(agent);
+        members_work(agent);
+        roles_work(agent);
+        join_work(agent);
+        follow_work(agent);
+        prune_history(agent);
+        checkpoint_tree(agent);
+        trim_log(agent);
+        drop_tail(agent);
+}
+
+static void turn_round(Agent *agent) {
+        agent->again = false;
+        agent->now_usec = hall_now(agent);
+
+        hear_log(agent);
+        hear_tree(agent);
+        tick_core(agent);
+        raft_status(agent->raft, &agent->raft_status);
+        sessions_hurry(agent);
+        requests_expire(agent);
+        requests_offer(agent);
+        reads_start(agent);
+        update_core(agent);
+        hall_apply(agent);
+        reads_fire(agent);
+        watches_catch_up(agent);
+        follow_serve(agent);
+        snapshot_serve(agent);
+        work_duties(agent);
+        commit_tree(agent);
+}
+
+static uint64_t next_deadline(const Agent *agent) {
+        uint64_t deadline = agent->raft_deadline_usec;
+
+        deadline = MIN(deadline, requests_deadline(agent));
+        deadline = MIN(deadline, reads_deadline(agent));
+        deadline = MIN(deadline, watches_deadline(agent));
+        deadline = MIN(deadline, sessions_deadline(agent));
+        deadline = MIN(deadline, roles_deadline(agent));
+        deadline = MIN(deadline, follow_deadline(agent));
+        deadline = MIN(deadline, join_deadline(agent));
+        if (agent->commit_usec != 0)
+                deadline = MIN(deadline, agent->commit_usec);
+        if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
+                deadline =
+                        MIN(deadline, MIN(agent->checkpoint_usec, MAX(agent->changed_usec + CHECKPOINT_QUIET,
+                                                                      agent->now_usec + DUTY_USEC)));
+        /* Slow duties that nothing announces: membership addresses, pruning, promotion. */
+        return MIN(deadline, agent->now_usec + USEC_PER_SEC);
+}
+
+int agent_turn(Agent *agent) {
+        if (agent->failed != 0)
+                return agent->failed;
+
+        agent->in_turn = true;
+        agent->now_usec = hall_now(agent);
+        unsigned round = 0;
+        do {
+                turn_round(agent);
+                if (agent->failed != 0)
+                        break;
+        } while (agent->again && ++round < ROUNDS);
+
+        agent->outside.flush(agent->outside.userdata);
+        agent->deadline_usec = agent->again ? 0 : next_deadline(agent);
+        agent->last_turn_usec = agent->now_usec;
+        if (TAKE_FLAG(agent->status_dirty) && agent->changed)
+                agent->changed(agent->changed_userdata);
+        agent->in_turn = false;
+        if (agent->failed == 0 && agent->again)
+                agent->outside.wake(agent->outside.userdata);
+        return agent->failed;
+}
+
+uint64_t agent_deadline(const Agent *agent) {
+        return agent->deadline_usec;
+}
