@@ -278,6 +278,9 @@ int call_fail_errno(Call *call, int r) {
         if (r == -EBADMSG)
                 return call_fail(call, ERROR_DAMAGED,
                                  "What this host has stored here is damaged; other hosts can answer.");
+        if (r == -EBUSY)
+                return call_fail(call, ERROR_BUSY,
+                                 "This host is as busy with this as it may be. Call again later.");
         if (r == -EOPNOTSUPP)
                 return call_fail(call, SD_BUS_ERROR_NOT_SUPPORTED,
                                  "This connection cannot carry file descriptors.");

@@ -32,16 +32,21 @@
 #define RECONCILE_USEC (10 * USEC_PER_SEC)
 #define ADOPT_TIMEOUT  (60 * USEC_PER_SEC)
 
+/* agent_own() cannot be told to forget: its answer comes here, whether the registration still is or not. */
+typedef struct Owning {
+        Registration *reg;
+} Owning;
+
 struct Registration {
         Bus *bus;
         User *user;
         char hex[HEX + 1];
         char *path;
         Buffer value;
-        int fd;     /* ours */
-        int theirs; /* until it is handed out */
-        Call *call; /* waits for it */
-        Request *request;
+        int fd;         /* ours */
+        int theirs;     /* until it is handed out */
+        Call *call;     /* waits for it */
+        Owning *owning; /* an answer of agent_own() that is still to come */
         bool stored;
         sd_event_source *hangup;
         sd_event_source *again; /* adopted: owning is tried again */
@@ -59,7 +64,8 @@ static Registration *registration_free(Registration *reg) {
                 return NULL;
 
         Bus *bus = reg->bus;
-        request_forget(reg->request);
+        if (reg->owning)
+                reg->owning->reg = NULL;
         sd_event_source_disable_unref(reg->hangup);
         sd_event_source_disable_unref(reg->again);
         if (reg->fd >= 0)
@@ -166,11 +172,37 @@ static void keep_over_restart(Registration *reg) {
         reg->stored = r > 0;
 }
 
+static Registration *owning_take(Owning *owning) {
+        Registration *reg = owning->reg;
+
+        if (reg)
+                reg->owning = NULL;
+        free(owning);
+        return reg;
+}
+
+static int own(Registration *reg, uint64_t timeout_usec, RequestDone done) {
+        Request *request = NULL;
+        char tag[48];
+
+        assert(!reg->owning);
+        reg->owning = calloc(1, sizeof(Owning));
+        if (!reg->owning)
+                return -ENOMEM;
+        reg->owning->reg = reg;
+        int r = agent_own(reg->bus->agent, reg->path, BYTES(reg->value.data, reg->value.size),
+                          with_prefix(TAG_PREFIX, reg->hex, tag), timeout_usec, done, reg->owning, &request);
+        if (r < 0)
+                owning_take(reg->owning);
+        return r;
+}
+
 static void on_owned(const RequestAnswer *answer, void *userdata) {
-        Registration *reg = userdata;
+        Registration *reg = owning_take(userdata);
+        if (!reg)
+                return;
         Call *call = TAKE(reg->call);
 
-        reg->request = NULL;
         assert(call);
         call->registration = NULL;
         if (answer->answer != ANSWER_DONE) {
@@ -187,7 +219,7 @@ static void on_owned(const RequestAnswer *answer, void *userdata) {
 int registration_begin(Call *call, const char *path, Bytes value, uint64_t timeout_usec) {
         Bus *bus = call_bus(call);
         User *user = call->client->user;
-        char tag[48], hex[SD_ID128_STRING_MAX];
+        char hex[SD_ID128_STRING_MAX];
         Registration *reg;
         sd_id128_t id;
 
@@ -203,8 +235,7 @@ int registration_begin(Call *call, const char *path, Bytes value, uint64_t timeo
                 return r;
         r = make_pair(reg);
         if (r >= 0)
-                r = agent_own(bus->agent, path, value, with_prefix(TAG_PREFIX, reg->hex, tag), timeout_usec,
-                              on_owned, reg, &reg->request);
+                r = own(reg, timeout_usec, on_owned);
         if (r < 0) {
                 registration_free(reg);
                 return r;
@@ -232,9 +263,10 @@ static void own_later(Registration *reg) {
 }
 
 static void on_owned_again(const RequestAnswer *answer, void *userdata) {
-        Registration *reg = userdata;
+        Registration *reg = owning_take(userdata);
 
-        reg->request = NULL;
+        if (!reg)
+                return;
         if (answer->answer == ANSWER_DONE || answer->answer == ANSWER_STOPPING)
                 return;
         if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_EXISTS) {
@@ -247,12 +279,7 @@ static void on_owned_again(const RequestAnswer *answer, void *userdata) {
 }
 
 static void own_again(Registration *reg) {
-        char tag[48];
-
-        int r = agent_own(reg->bus->agent, reg->path, BYTES(reg->value.data, reg->value.size),
-                          with_prefix(TAG_PREFIX, reg->hex, tag), ADOPT_TIMEOUT, on_owned_again, reg,
-                          &reg->request);
-        if (r < 0)
+        if (own(reg, ADOPT_TIMEOUT, on_owned_again) < 0)
                 own_later(reg);
 }
 

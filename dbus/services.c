@@ -124,6 +124,36 @@ static bool read_wanted(Call *call, const char *name, uint16_t port, Wanted *wan
         return r == 0;
 }
 
+/* Does another owner on this host hold the path? Another invocation of the same unit is no other: it takes
+ * over without a moment in which the instance is gone. */
+typedef struct Holder {
+        const char *path;
+        const char *unit; /* NULL: an fd */
+        bool other;
+} Holder;
+
+static int is_other(const char *path, const char *tag, void *userdata) {
+        Holder *holder = userdata;
+        size_t n = holder->unit ? strlen(holder->unit) : 0;
+
+        if (strcmp(path, holder->path) != 0)
+                return 0;
+        bool same = n > 0 && strncmp(tag, UNIT_TAG, strlen(UNIT_TAG)) == 0 &&
+                    strncmp(tag + strlen(UNIT_TAG), holder->unit, n) == 0 &&
+                    tag[strlen(UNIT_TAG) + n] == ':';
+        holder->other = !same;
+        return 0;
+}
+
+static bool place_is_free(Call *call, const char *path, const char *unit) {
+        Holder holder = {.path = path, .unit = unit};
+
+        (void)agent_owned(call_agent(call), is_other, &holder);
+        if (holder.other)
+                call_fail(call, ERROR_EXISTS, "%s: another owner on this host holds it.", path);
+        return !holder.other;
+}
+
 /* ---- Register ---- */
 
 static int register_fd(Call *call) {
@@ -135,7 +165,8 @@ static int register_fd(Call *call) {
         int r = sd_bus_message_read(call->message, "sq", &name, &port);
         if (r < 0)
                 return r;
-        if (!read_wanted(call, name, port, &wanted) || !call_may(call, GUARD_WRITE, wanted.path))
+        if (!read_wanted(call, name, port, &wanted) || !call_may(call, GUARD_WRITE, wanted.path) ||
+            !place_is_free(call, wanted.path, NULL))
                 return 0;
         return registration_begin(call, wanted.path, BYTES(wanted.json, strlen(wanted.json)),
                                   wanted.timeout_usec);
@@ -173,22 +204,36 @@ static bool unit_fine(Call *call, const char *unit, const char *invocation, bool
         return true;
 }
 
+static void on_owned(const RequestAnswer *answer, void *userdata) {
+        Call *call = detached_take(userdata);
+
+        if (call)
+                call_done(answer, call);
+}
+
 static int register_unit(Call *call) {
         _cleanup_(wanted_deinit)
         Wanted wanted = {};
         const char *name, *unit, *invocation;
         char tag[OWNER_TAG_BYTES + 1];
+        Request *request = NULL;
         uint16_t port;
 
         int r = sd_bus_message_read(call->message, "sssq", &name, &unit, &invocation, &port);
         if (r < 0)
                 return r;
         if (!call_may(call, GUARD_REGISTER_UNIT, NULL) || !unit_fine(call, unit, invocation, false) ||
-            !read_wanted(call, name, port, &wanted))
+            !read_wanted(call, name, port, &wanted) || !place_is_free(call, wanted.path, unit))
                 return 0;
         snprintf(tag, sizeof(tag), UNIT_TAG "%s:%s", unit, invocation);
-        return agent_own(call_agent(call), wanted.path, BYTES(wanted.json, strlen(wanted.json)), tag,
-                         wanted.timeout_usec, call_done, call, &call->request);
+        Detached *detached = call_detach(call);
+        if (!detached)
+                return -ENOMEM;
+        r = agent_own(call_agent(call), wanted.path, BYTES(wanted.json, strlen(wanted.json)), tag,
+                      wanted.timeout_usec, on_owned, detached, &request);
+        if (r < 0)
+                detached_take(detached);
+        return r;
 }
 
 static int unregister_unit(Call *call) {
