@@ -66,6 +66,13 @@ const char *color_flag(const char *text) {
 
 /* ---- Bytes ---- */
 
+/* Is byte i of one of U+0080 to U+009F (0xc2, 0x80…0x9f)? They steer terminals, too. */
+static bool in_c1(const uint8_t *p, size_t i, size_t size) {
+        if (p[i] == 0xc2)
+                return i + 1 < size && p[i + 1] < 0xa0;
+        return i > 0 && p[i - 1] == 0xc2 && p[i] >= 0x80 && p[i] < 0xa0;
+}
+
 char *escape_bytes(const void *data, size_t size, size_t max_bytes) {
         const uint8_t *p = data;
         bool text = utf8_is_valid(data, size), cut = max_bytes > 0 && size > max_bytes;
@@ -84,9 +91,7 @@ char *escape_bytes(const void *data, size_t size, size_t max_bytes) {
                         q = stpcpy(q, "\\t");
                 else if (p[i] == '\\')
                         q = stpcpy(q, "\\\\");
-                else if (p[i] < 0x20 || p[i] == 0x7f || (p[i] >= 0x80 && !text) ||
-                         /* U+0080 to U+009F steer terminals, too. */
-                         (p[i] == 0xc2 && i + 1 < size && p[i + 1] < 0xa0))
+                else if (p[i] < 0x20 || p[i] == 0x7f || (p[i] >= 0x80 && !text) || in_c1(p, i, size))
                         q += sprintf(q, "\\x%02x", p[i]);
                 else
                         *q++ = (char)p[i];
