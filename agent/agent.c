@@ -88,6 +88,7 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->status_dirty = true;
         agent->follow.active = !conf_is_voter(agent->raft_status.conf, agent->host.id);
         agent->follow.heard_usec = agent->now_usec;
+        sessions_load(agent);
         if (agent->follow.active)
                 raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
                              &agent->tree_status.conf, agent->tree_status.conf_index);
