@@ -101,7 +101,7 @@ typedef struct Requests {
 } Requests;
 
 void requests_offer(Agent *agent);  /* turn: number, offer, announce */
-void requests_expire(Agent *agent); /* turn: deadlines */
+void requests_time_out(Agent *agent); /* turn: deadlines */
 uint64_t requests_deadline(const Agent *agent);
 void requests_refused(Agent *agent, const LetterOfferRefused *refused);
 void requests_applied(Agent *agent, uint64_t serial, const Result *result); /* our own entry */

@@ -437,7 +437,7 @@ void requests_announced(Agent *agent, uint64_t incarnation) {
         hall_wake(agent);
 }
 
-void requests_expire(Agent *agent) {
+void requests_time_out(Agent *agent) {
         Requests *requests = &agent->requests;
         Request *request, *next;
 

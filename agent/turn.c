@@ -355,7 +355,7 @@ static void turn_round(Agent *agent) {
         tick_core(agent);
         raft_status(agent->raft, &agent->raft_status);
         sessions_hurry(agent);
-        requests_expire(agent);
+        requests_time_out(agent);
         requests_offer(agent);
         reads_start(agent);
         update_core(agent);
