@@ -17,7 +17,7 @@ size_t record_size(size_t payload) {
         return RECORD_FRAME + ((payload + 7) & ~(size_t)7);
 }
 
-int record_put(Buffer *buffer, uint32_t *chain, const Record *record) {
+int record_encode(Buffer *buffer, uint32_t *chain, const Record *record) {
         assert(record->type > 0 && record->payload.size <= RECORD_PAYLOAD_MAX);
 
         size_t size = record_size(record->payload.size);
@@ -113,7 +113,7 @@ int header_put(Buffer *buffer, uint32_t *chain, const Anchor *anchor, uint64_t i
         assert(anchor->chain == *chain);
         uint8_t payload[ANCHOR_BYTES];
         anchor_write(payload, HEADER_MAGIC, anchor);
-        return record_put(buffer, chain,
+        return record_encode(buffer, chain,
                           &(Record){
                                   .type = RECORD_HEADER,
                                   .index = index,
@@ -133,7 +133,7 @@ int segment_put(Buffer *buffer, const Anchor *anchor, const Summary *summary, ui
         bytes_put_u64(to + 32 + LOG_TREE_NAME_BYTES, conf_encode(&summary->conf, to + SUMMARY_CONF));
 
         uint32_t chain = anchor->chain;
-        int r = record_put(buffer, &chain,
+        int r = record_encode(buffer, &chain,
                            &(Record){
                                    .type = RECORD_SEGMENT,
                                    .index = index,

@@ -72,7 +72,7 @@ enum {
 };
 
 size_t record_size(size_t payload);
-int record_put(Buffer *buffer, uint32_t *chain, const Record *record); /* 0, -ENOMEM */
+int record_encode(Buffer *buffer, uint32_t *chain, const Record *record); /* 0, -ENOMEM */
 /* How long the record claims to be; 0 when this is no record. */
 size_t record_claim(const uint8_t frame[static RECORD_FRAME]);
 /* `bytes` holds at least what record_claim() says. Whether the crc is right is for record_check(). */

@@ -132,7 +132,7 @@ static int put(Log *log, const Record *record) {
                         return r;
         }
         size_t at = writer->batch.size;
-        int r = record_put(&writer->batch, &writer->chain, record);
+        int r = record_encode(&writer->batch, &writer->chain, record);
         if (r < 0)
                 return r;
         writer->batch_covers = false;
