@@ -166,7 +166,7 @@ int scan_unit(Marks *marks, const Words *directories, const char *unit) {
 /* A prefix mark is "PREFIX.TYPE": what stands before the type begins the unit's name. */
 static bool prefix_covers(const char *mark, const char *unit) {
         const char *type = type_of(mark, strlen(mark)), *own = type_of(unit, strlen(unit));
-        size_t n = (size_t)(type - mark);
+        size_t n = strlen(mark) - strlen(type);
         if (n > 0 && mark[n - 1] == '@')
                 n--;
         return type == own && strncmp(mark, unit, n) == 0;

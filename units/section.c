@@ -51,9 +51,10 @@ static int mistake(Section *section, const char *where, const char *format, ...)
                 section->mistake = NULL;
                 return -ENOMEM;
         }
+        char *here = strdup(where); /* it may be section->where itself */
         free(section->where);
-        section->where = strdup(where);
-        return section->where ? 0 : -ENOMEM;
+        section->where = here;
+        return here ? 0 : -ENOMEM;
 }
 
 /* ---- Values: each setter says why not, or NULL ---- */
