@@ -111,7 +111,9 @@ typedef struct RaftStatus {
         bool ready; /* leader whose no-op is committed */
         bool transferring;
         bool keeps_log;               /* voter, or on its way to be one; else the log is the tree */
-        uint64_t quorum_contact_usec; /* leader: when a majority was last known to follow */
+        uint64_t quorum_contact_usec; /* leader: a majority is known to have followed at this time (the
+                                         sending of the beat it answered); else: leader last heard, 0: never
+                                       */
         const Conf *conf;             /* in force: the newest appended (section 6) */
         uint64_t conf_index;
         bool conf_committed;

@@ -81,6 +81,8 @@ static void owe_ack(Raft *raft, const RaftMessage *m, uint64_t match) {
         ack->log_index = m->log_index;
         ack->match = MAX(ack->match, match);
         ack->sent = MIN(ack->sent, match); /* a repeated append may mean a lost answer */
+        if (ack->match > raft->durable)    /* nothing new to say before the disk has more */
+                ack->sent = MAX(ack->sent, raft->durable);
         ack->owed = true;
 }
 
@@ -156,7 +158,9 @@ static uint64_t value_follow(const Raft *raft, uint64_t id) {
 }
 
 uint64_t leader_quorum_contact(const Raft *raft) {
-        return raft->role == RAFT_LEADER ? raft_quorum(raft, value_follow) : 0;
+        if (raft->role == RAFT_LEADER)
+                return raft_quorum(raft, value_follow);
+        return raft->heard ? raft->heard_usec : 0;
 }
 
 /* Index and term are given here, so nobody else may hold this entry for immutable yet. */

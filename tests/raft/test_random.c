@@ -279,7 +279,7 @@ static void run_seed(uint64_t seed, size_t steps, uint64_t counts[static 4]) {
 
 int main(int argc, char **argv) {
         uint64_t first = argc > 1 ? strtoull(argv[1], NULL, 10) : 1;
-        uint64_t n = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? 1 : 300;
+        uint64_t n = argc > 2 ? strtoull(argv[2], NULL, 10) : argc > 1 ? 1 : 1000;
         uint64_t counts[4] = {};
 
         /* Said before, since a broken promise ends the process; one line, rewritten. */
