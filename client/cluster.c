@@ -31,7 +31,7 @@ static int get_all(treaty *t, const char *interface, sd_bus_message **ret) {
                 return r;
         r = sd_bus_message_append(call, "s", interface);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         return call_finish_default(t, call, ret);
 }
 
@@ -188,7 +188,7 @@ static int finish_text(treaty *t, sd_bus_message *call, int r, char **ret) {
         const char *text;
 
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = call_finish_default(t, call, &reply);
         if (r < 0 || !ret)
                 return r;

@@ -55,6 +55,12 @@ int fail_errno(treaty *t, int error, const char *doing) {
         return fail(t, error, NULL, "%s: %s", doing, strerror(-error));
 }
 
+int fail_append(treaty *t, int error) {
+        if (error == -EINVAL)
+                return fail(t, error, NULL, "An argument is not text (UTF-8)");
+        return fail_errno(t, error, "Cannot make a call");
+}
+
 int fail_reply(treaty *t, int error) {
         return fail(t, error, NULL,
                     "The agent's answer cannot be read (%s): it may be of another version; restart it with "
@@ -112,8 +118,10 @@ static int fail_bus(treaty *t, int r, const sd_bus_error *error) {
                         "The connection to the agent ended before it answered; a write may or may not have "
                         "been applied");
         if (number == -ETIMEDOUT && sd_bus_error_has_name(error, "org.freedesktop.DBus.Error.Timeout"))
-                return fail(t, number, error->name,
-                            "The agent did not answer in time: see \"systemctl status treatyd.service\"");
+                return fail(
+                        t, number, error->name,
+                        "The agent did not answer in time (a write may or may not have been applied): see "
+                        "\"systemctl status treatyd.service\"");
         fail(t, number, error->name, "%s", text ? text : strerror(-r));
         if (number == -EINPROGRESS && t->error)
                 keep_request(t, t->error);

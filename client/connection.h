@@ -43,6 +43,8 @@ uint64_t now_usec(void);
 int fail(treaty *t, int error, const char *name, const char *format, ...) _printf_(4, 5);
 /* A failure on this side that needs no words of its own. */
 int fail_errno(treaty *t, int error, const char *doing);
+/* Arguments that the bus does not take: texts that are not UTF-8, mostly. */
+int fail_append(treaty *t, int error);
 /* Is this a path for an entry (for a subtree: "/" too)? Else -EINVAL, with words. */
 int check_path(treaty *t, const char *path, bool subtree);
 int check_flags(treaty *t, unsigned flags, unsigned known);

@@ -130,7 +130,7 @@ _public_ int treaty_get(treaty *t, const char *path, unsigned flags, uint64_t mi
         if (r >= 0)
                 r = sd_bus_message_close_container(call);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
 
         r = call_finish_default(t, call, &reply);
         if (r < 0)
@@ -193,7 +193,7 @@ static int list_page(treaty *t, const char *path, unsigned flags, const char *af
                 return r;
         r = sd_bus_message_append(call, "stsu", path, (uint64_t)flags, after, (uint32_t)0);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         return call_finish_default(t, call, ret);
 }
 
@@ -255,7 +255,7 @@ _public_ int treaty_wait(treaty *t, const char *path, uint64_t after, uint64_t t
                 return r;
         r = sd_bus_message_append(call, "stt", path, after, timeout_usec);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = call_finish(t, call, timeout_usec + CALL_GRACE_USEC, &reply);
         if (r < 0)
                 return r;
@@ -296,7 +296,7 @@ static int write_finish(treaty *t, sd_bus_message *call, int r, uint64_t flags,
         if (r >= 0)
                 r = sd_bus_message_close_container(call);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = call_finish_default(t, call, &reply);
         return r < 0 ? r : read_revision(t, reply, ret_revision);
 }
@@ -363,7 +363,7 @@ _public_ int treaty_outcome(treaty *t, const char *request, treaty_fate *ret, ui
                 return r;
         r = sd_bus_message_append(call, "s", request);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = call_finish_default(t, call, &reply);
         if (r < 0)
                 return r;

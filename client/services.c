@@ -82,28 +82,35 @@ static int append_properties(sd_bus_message *call, const char *const *options) {
         return r;
 }
 
-/* One that stands for itself. 1: it is none of these. */
-static int append_scalar(sd_bus_message *call, const char *option) {
-        static const char *const u16[] = {"priority", "weight"};
-        const char *text;
+static int append_u16(sd_bus_message *call, const char *name, const char *text) {
         unsigned long number;
+        if (parse_number(text, UINT16_MAX, &number) < 0)
+                return -EINVAL;
+        return sd_bus_message_append(call, "{sv}", name, "q", (uint16_t)number);
+}
 
-        text = option_value(option, "address");
-        if (text)
+/* One that stands for itself, or -EINVAL. */
+static int append_scalar(sd_bus_message *call, const char *option) {
+        unsigned long number;
+        const char *text;
+
+        if ((text = option_value(option, "address")))
                 return sd_bus_message_append(call, "{sv}", "address", "s", text);
+        if ((text = option_value(option, "priority")))
+                return append_u16(call, "priority", text);
+        if ((text = option_value(option, "weight")))
+                return append_u16(call, "weight", text);
         text = option_value(option, "ttl");
-        if (text)
-                return parse_number(text, UINT32_MAX, &number) < 0
-                               ? -EINVAL
-                               : sd_bus_message_append(call, "{sv}", "ttl", "u", (uint32_t)number);
-        for (size_t i = 0; i < ELEMENTSOF(u16); i++) {
-                text = option_value(option, u16[i]);
-                if (text)
-                        return parse_number(text, UINT16_MAX, &number) < 0
-                                       ? -EINVAL
-                                       : sd_bus_message_append(call, "{sv}", u16[i], "q", (uint16_t)number);
-        }
-        return 1;
+        if (!text || parse_number(text, UINT32_MAX, &number) < 0)
+                return -EINVAL;
+        return sd_bus_message_append(call, "{sv}", "ttl", "u", (uint32_t)number);
+}
+
+static int fail_option(treaty *t, const char *option) {
+        return fail(t, -EINVAL, NULL,
+                    "\"%s\" is not an option of a service: address=, priority=0…65535, weight=0…65535, "
+                    "ttl=SECONDS, text=, property=KEY=VALUE",
+                    option);
 }
 
 static int append_options(treaty *t, sd_bus_message *call, const char *const *options) {
@@ -117,18 +124,17 @@ static int append_options(treaty *t, sd_bus_message *call, const char *const *op
         if (r >= 0)
                 r = append_option_u64(call, "timeout-usec", t->timeout_usec);
         for (size_t i = 0; r >= 0 && options[i]; i++) {
-                bool text = option_value(options[i], "text"),
-                     property = option_value(options[i], "property");
-                const char *pair = property ? option_value(options[i], "property") : "k=v";
+                const char *property = option_value(options[i], "property");
+                bool text = option_value(options[i], "text");
 
                 texts = texts || text;
                 properties = properties || property;
-                r = text || property ? 0 : append_scalar(call, options[i]);
-                if (i >= OPTIONS_MAX || r == 1 || r == -EINVAL || !strchr(pair, '=') || pair[0] == '=')
-                        return fail(t, -EINVAL, NULL,
-                                    "\"%s\" is not an option of a service: address=, priority=0…65535, "
-                                    "weight=0…65535, ttl=SECONDS, text=, property=KEY=VALUE",
-                                    options[i]);
+                if (i >= OPTIONS_MAX || (property && (!strchr(property, '=') || property[0] == '=')))
+                        return fail_option(t, options[i]);
+                if (!text && !property)
+                        r = append_scalar(call, options[i]);
+                if (r == -EINVAL)
+                        return fail_option(t, options[i]);
         }
         if (r >= 0 && texts)
                 r = append_texts(call, options);
@@ -136,7 +142,7 @@ static int append_options(treaty *t, sd_bus_message *call, const char *const *op
                 r = append_properties(call, options);
         if (r >= 0)
                 r = sd_bus_message_close_container(call);
-        return r < 0 ? fail_errno(t, r, "Cannot make a call") : 0;
+        return r < 0 ? fail_append(t, r) : 0;
 }
 
 _public_ int treaty_register(treaty *t, const char *name, uint16_t port, const char *const *options,
@@ -150,7 +156,7 @@ _public_ int treaty_register(treaty *t, const char *name, uint16_t port, const c
                 return r;
         r = sd_bus_message_append(call, "sq", name, port);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = append_options(t, call, options);
         if (r < 0)
                 return r;
@@ -196,7 +202,7 @@ static int list_page(treaty *t, const char *name, const char *after, sd_bus_mess
                 return r;
         r = sd_bus_message_append(call, "sts", name, (uint64_t)0, after);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         return call_finish_default(t, call, ret);
 }
 
@@ -243,7 +249,7 @@ _public_ int treaty_resolve(treaty *t, const char *name, EachInstance each, void
                 return r;
         r = sd_bus_message_append(call, "st", name, (uint64_t)0);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = call_finish_default(t, call, &reply);
         if (r < 0)
                 return r;

@@ -119,7 +119,7 @@ static int ask_watch(treaty_watch *watch, uint64_t from, bool again, uint64_t *r
                 r = sd_bus_message_append(call, "stt", watch->path, (uint64_t)(watch->flags & FLAGS_BUS),
                                           from);
         if (r < 0)
-                return fail_errno(t, r, "Cannot make a call");
+                return fail_append(t, r);
         r = again ? call_finish(t, call, t->timeout_usec, &reply) : call_finish_default(t, call, &reply);
         if (r < 0)
                 return r;
