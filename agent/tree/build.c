@@ -161,8 +161,8 @@ static int build_replace(TreeBuild *build, const Row *row, bool *ret_lived) {
         uint64_t id;
         int r = key_find(tree, key, &id);
         *ret_lived = r == 0;
-        if (r == TREE_NONE) /* its predecessor may be pruned; a create has none */
-                return (row->kind == TREE_DELETE) == (row->previous == 0) ? TREE_ROTTEN : 0;
+        if (r == TREE_NONE) /* its predecessor may be pruned; but what is deleted was there */
+                return row->kind == TREE_DELETE && row->previous == 0 ? TREE_ROTTEN : 0;
         if (r != 0)
                 return r;
         if (row->previous != id)

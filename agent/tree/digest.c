@@ -107,7 +107,7 @@ static int scrub_rot(Tree *tree, const char *what) {
 typedef struct Scrub {
         Tree *tree;
         Sum sum;
-        uint64_t n_entries, n_owned, n_rows;
+        uint64_t n_entries, n_owned;
 } Scrub;
 
 static int scrub_live(Scrub *scrub, Bytes key, uint64_t id) {
@@ -173,11 +173,30 @@ static int scrub_rows(Scrub *scrub) {
 }
 
 static int scrub_record(RecordKind kind, Bytes key, Bytes body, void *userdata) {
-        ((Scrub *)userdata)->sum += record_hash(kind, key, body);
+        Scrub *scrub = userdata;
+        scrub->sum += record_hash(kind, key, body);
+        if (kind != RECORD_MEMBER)
+                return 0;
+        Member member;
+        int r = member_decode(key, body, &member);
+        if (r == 0)
+                r = member_check_index(scrub->tree, &member);
+        return r == TREE_ROTTEN ? scrub_rot(scrub->tree, "a member is not known by its name and keys") : r;
+}
+
+static int scrub_tomb(Scrub *scrub, Bytes key, uint64_t id) {
+        Row row;
+        int r = row_load(scrub->tree, id, &scrub->tree->seen, &row);
+        if (r != 0 && r != TREE_NONE)
+                return r;
+        if (r == TREE_NONE || row.kind != TREE_DELETE || row.key_size != key.size ||
+            memcmp(row.key, key.data, key.size) != 0)
+                return scrub_rot(scrub->tree, "a deletion points to a row that is none");
         return 0;
 }
 
-static int scrub_owned(Scrub *scrub) {
+/* Nobody claims entries that live without owner, and deletions are in history. */
+static int scrub_index(Scrub *scrub, IndexKind kind) {
         sqlite3_stmt *s;
         int r = sql_acquire(scrub->tree, STMT_INDEX_RANGE, &s);
         if (r != 0)
@@ -185,16 +204,22 @@ static int scrub_owned(Scrub *scrub) {
         uint64_t n = 0;
         static const uint8_t highest[17] = {255, 255, 255, 255, 255, 255, 255, 255, 255,
                                             255, 255, 255, 255, 255, 255, 255, 255};
-        bind_u64(s, 1, INDEX_OWNED);
+        bind_u64(s, 1, kind);
         bind_bytes(s, 2, "", 0);
         bind_bytes(s, 3, highest, sizeof(highest));
-        while ((r = sql_step(scrub->tree, s)) == 0)
+        while ((r = sql_step(scrub->tree, s)) == 0) {
                 n++;
+                if (kind == INDEX_TOMB)
+                        r = scrub_tomb(scrub, column_bytes(s, 0), column_u64(s, 1));
+                if (r != 0)
+                        break;
+        }
         sql_release(scrub->tree, STMT_INDEX_RANGE, s);
         if (r != TREE_NONE)
                 return r;
-        return n == scrub->n_owned ? 0
-                                   : scrub_rot(scrub->tree, "an owner claims entries that are not its own");
+        if (kind == INDEX_OWNED && n != scrub->n_owned)
+                return scrub_rot(scrub->tree, "an owner claims entries that are not its own");
+        return 0;
 }
 
 int tree_scrub(Tree *tree) {
@@ -204,7 +229,9 @@ int tree_scrub(Tree *tree) {
         if (r == 0)
                 r = scrub_rows(&scrub);
         if (r == 0)
-                r = scrub_owned(&scrub);
+                r = scrub_index(&scrub, INDEX_OWNED);
+        if (r == 0)
+                r = scrub_index(&scrub, INDEX_TOMB);
         for (RecordKind kind = RECORD_MEMBER; r == 0 && kind < _RECORD_MAX; kind++)
                 r = record_each(tree, kind, BYTES("", 0), scrub_record, &scrub);
         if (r != 0)

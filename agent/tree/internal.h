@@ -358,6 +358,7 @@ void members_forget(Tree *tree);
 int member_decode(Bytes key, Bytes body, Member *ret); /* 0, TREE_ROTTEN */
 int member_store(Tree *tree, const Member *member);
 int member_index(Tree *tree, const Member *member);
+int member_check_index(Tree *tree, const Member *member);
 bool member_is_valid(const Member *member);
 bool leaf_may_write(const char *name, const char *path);
 int apply_add_member(Apply *apply);

@@ -149,13 +149,23 @@ void members_forget(Tree *tree) {
         memset(tree->members, 0, sizeof(tree->members));
 }
 
+static bool member_has_key(const Member *member, const uint8_t *key) {
+        for (uint32_t i = 0; i < member->n_keys; i++)
+                if (memcmp(member->keys[i], key, KEY_HASH_BYTES) == 0)
+                        return true;
+        return false;
+}
+
+/* The index only says where to look: the member itself has to bear the key. */
 int tree_member_by_key(Tree *tree, const uint8_t key[static KEY_HASH_BYTES], Member *ret) {
         uint64_t id;
         int r = index_get(tree, INDEX_KEY, BYTES(key, KEY_HASH_BYTES), &id);
         if (r != 0)
                 return r;
         r = tree_member(tree, id, ret);
-        return r == TREE_NONE ? TREE_ROTTEN : r;
+        if (r != 0)
+                return r == TREE_NONE ? TREE_ROTTEN : r;
+        return member_has_key(ret, key) ? 0 : TREE_ROTTEN;
 }
 
 int tree_member_by_name(Tree *tree, const char *name, Member *ret) {
@@ -164,6 +174,22 @@ int tree_member_by_name(Tree *tree, const char *name, Member *ret) {
         if (r != 0)
                 return r;
         r = tree_member(tree, id, ret);
+        if (r != 0)
+                return r == TREE_NONE ? TREE_ROTTEN : r;
+        return strcmp(ret->name, name) == 0 ? 0 : TREE_ROTTEN;
+}
+
+/* For the scrub: do the indexes know this member? */
+int member_check_index(Tree *tree, const Member *member) {
+        Member found;
+        int r = tree_member_by_name(tree, member->name, &found);
+        if (r == 0 && found.id != member->id)
+                r = TREE_ROTTEN;
+        for (uint32_t i = 0; r == 0 && i < member->n_keys; i++) {
+                r = tree_member_by_key(tree, member->keys[i], &found);
+                if (r == 0 && found.id != member->id)
+                        r = TREE_ROTTEN;
+        }
         return r == TREE_NONE ? TREE_ROTTEN : r;
 }
 

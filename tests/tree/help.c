@@ -63,7 +63,7 @@ void bench_reopen(Bench *bench, bool clean) {
 
 void event_write(const TreeChange *change, void *userdata) {
         Buffer *to = userdata;
-        char line[256];
+        char line[LIMIT_PATH_BYTES + 256];
         int n = snprintf(line, sizeof(line), "%llu %s %s %d create %llu version %llu owner %llu%s value ",
                          (unsigned long long)change->revision, change->kind == TREE_PUT ? "put" : "delete",
                          change->path, change->had_previous, (unsigned long long)change->create_revision,

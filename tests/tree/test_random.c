@@ -1,0 +1,133 @@
+/* Two trees fed the same 5,000 random commands have the same digest at each step, whatever their rhythm of
+ * commits, kills, checkpoints and pruning; and what one SET costs is printed. */
+#include "help.h"
+
+#include <time.h>
+
+static void prepare(Bench *bench) {
+        add_host(bench, 2, "h2", MEMBER_FULL);
+        add_host(bench, 3, "h3", MEMBER_FULL);
+}
+
+static void test_two_trees(void **state) {
+        Bench *bench = *state, *other;
+        assert_int_equal(bench_setup((void **)&other), 0);
+        prepare(bench);
+        prepare(other);
+        Random a = {99}, b = {99}, rhythm = {1};
+        for (int i = 0; i < 5000; i++) {
+                apply_random(bench, &a);
+                apply_random(other, &b);
+                if (random_below(&rhythm, 30) == 0)
+                        assert_int_equal(tree_commit(bench->tree), 0);
+                if (random_below(&rhythm, 200) == 0)
+                        bench_reopen(bench, true);
+                if (random_below(&rhythm, 300) == 0) {
+                        tree_checkpoint(bench->tree);
+                        assert_int_equal(tree_maintain(bench->tree), 0);
+                }
+                assert_memory_equal(digest_of(bench).sum, digest_of(other).sum, 16);
+        }
+        TreeStatus status = status_of(bench);
+        assert_true(status.revision > 1500 && status.floor > 100);
+        assert_int_equal(bench->live.size, other->live.size);
+        assert_memory_equal(bench->live.data, other->live.data, other->live.size);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+        assert_int_equal(tree_scrub(other->tree), 0);
+        bench_free(other);
+}
+
+/* A digest that did not see a difference would prove nothing. */
+static void test_digest_sees_differences(void **state) {
+        Bench *bench = *state, *other;
+        assert_int_equal(bench_setup((void **)&other), 0);
+        assert_memory_equal(digest_of(bench).sum, digest_of(other).sum, 16);
+        set(bench, "/a", "1");
+        set(other, "/a", "2");
+        assert_memory_not_equal(digest_of(bench).sum, digest_of(other).sum, 16);
+        set(bench, "/a", "3");
+        set(other, "/a", "3");
+        assert_memory_equal(digest_of(bench).sum, digest_of(other).sum, 16); /* history is left out */
+        apply(bench, (Command){.kind = COMMAND_EMPTY});
+        noop(other);
+        assert_memory_not_equal(digest_of(bench).sum, digest_of(other).sum, 16); /* a request row */
+        bench_free(other);
+}
+
+static double cpu_usec(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+        return (double)t.tv_sec * 1e6 + (double)t.tv_nsec / 1e3;
+}
+
+static void heard(const TreeChange *change, void *userdata) {
+}
+
+/* As in the agent: 64 requests in flight, 64 per turn, committed when urgent, checkpoints beside it. */
+static void cost(Bench *bench, bool thread, int n) {
+        tree_close(bench->tree);
+        bench->options.thread = thread;
+        assert_int_equal(tree_open(&bench->tree, &bench->options, bench->name), 0);
+        uint8_t value[256];
+        memset(value, 7, sizeof(value));
+        Random random = {1};
+        TreeStatus status = status_of(bench);
+        uint64_t index = status.applied;
+        double begin = 0;
+        for (int i = 0; i < n + 10000; i++) {
+                char path[48];
+                if (i == 10000)
+                        begin = cpu_usec();
+                snprintf(path, sizeof(path), "/bench/keys/%05d",
+                         i < 10000 ? i : (int)random_below(&random, 10000));
+                uint64_t serial = ++bench->serial[1];
+                Command command = {.kind = COMMAND_SET,
+                                   .host = 1,
+                                   .incarnation = bench->incarnation[1],
+                                   .serial = serial,
+                                   .lowest_unresolved = serial > 64 ? serial - 64 : 1,
+                                   .path = path,
+                                   .value = BYTES(value, sizeof(value))};
+                Entry entry = {.index = ++index, .term = 1, .type = ENTRY_COMMAND};
+                EntryStamp stamp = {.min_version = 1};
+                Result result;
+                assert_int_equal(tree_apply(bench->tree, &entry, &stamp, &command, NULL, false, 1, heard,
+                                            NULL, &result),
+                                 0);
+                bool urgent;
+                if (i % 64 == 0 && tree_dirty(bench->tree, &urgent) && urgent) {
+                        assert_int_equal(tree_commit(bench->tree), 0);
+                        assert_int_equal(tree_maintain(bench->tree), 0);
+                }
+        }
+        assert_int_equal(tree_commit(bench->tree), 0);
+        print_message("SET of 256 bytes over 10,000 random keys%s: %.1f µs of CPU each\n",
+                      thread ? ", checkpoints beside it" : "", (cpu_usec() - begin) / n);
+}
+
+static void test_cost(void **state) {
+        Bench *bench = *state;
+        cost(bench, false, 50000);
+        cost(bench, true, 100000);
+
+        double begin = cpu_usec();
+        TreeEntry entry;
+        Random random = {2};
+        for (int i = 0; i < 100000; i++) {
+                char path[48];
+                snprintf(path, sizeof(path), "/bench/keys/%05d", (int)random_below(&random, 10000));
+                assert_int_equal(tree_get(bench->tree, path, &entry), 0);
+        }
+        print_message("get: %.1f µs of CPU each\n", (cpu_usec() - begin) / 100000);
+}
+
+#define TEST(f) cmocka_unit_test_setup_teardown(f, bench_setup, bench_teardown)
+
+int main(void) {
+        const struct CMUnitTest tests[] = {
+                TEST(test_two_trees),
+                TEST(test_digest_sees_differences),
+                TEST(test_cost),
+        };
+        return cmocka_run_group_tests(tests, NULL, NULL);
+}
