@@ -13,6 +13,11 @@ Key *key_free(Key *key);
 DEFINE_CLEANUP(Key *, key_free);
 const uint8_t *key_hash(const Key *key); /* KEY_HASH_BYTES */
 
+/* For TLS (EVP_PKEY, X509 of OpenSSL); they stay the key's. */
+struct evp_pkey_st *key_pkey(const Key *key);
+struct x509_st *key_certificate(const Key *key);
+int key_hash_of(const struct x509_st *certificate, uint8_t ret[static KEY_HASH_BYTES]); /* 0, -EBADMSG */
+
 /* A token as text: "treaty1-<base64url of all below>". Whoever has it may join until it expires or is used
  * up. */
 #define TOKEN_SECRET_BYTES 16

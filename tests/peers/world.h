@@ -1,0 +1,60 @@
+/* A few hosts in one process and one loop, each with its own Peers, real sockets on loopback and real TLS.
+ * Who is a member is a table that the tests change. Nodes count what they are told. */
+#pragma once
+
+#include "agent/peers/peers.h"
+
+#define NODES 4
+
+typedef struct Node {
+        struct World *world;
+        Peers *peers;
+        Key *key;
+        uint64_t host;
+        uint16_t port;
+        char address[LIMIT_ADDRESS_BYTES + 1];
+        char directory[64];
+        PeersVerdict verdicts[NODES]; /* what it thinks of the others */
+        unsigned n_up, n_down, n_unreachable, n_letters, n_called, n_disorder;
+        uint64_t connection, up_host, bytes;
+        PeersDown why_down, why_unreachable;
+        char events[256]; /* "+" up, "-" down, in order */
+        uint32_t last_number;
+        uint8_t caller_key[KEY_HASH_BYTES];
+        uint64_t caller;
+        void (*on_called)(struct Node *node, PeersCall *call, const char *method, Bytes request);
+        void (*on_letter)(struct Node *node, uint64_t host, Bytes letter);
+        void (*on_up)(struct Node *node, uint64_t host);
+        void (*on_down)(struct Node *node, uint64_t host);
+} Node;
+
+typedef struct World {
+        sd_event *event;
+        Node nodes[NODES];
+} World;
+
+void world_open(World *world);
+void world_close(World *world);
+void node_start(Node *node);
+void node_stop(Node *node);
+void node_target(Node *node, unsigned others);  /* bit i: node i */
+void world_connect(World *world, unsigned n);   /* the first n know and have each other */
+bool world_run_to(World *world, uint64_t msec); /* one iteration; false when the time is up */
+uint64_t msec_now(void);
+
+#define RUN_UNTIL(world, msec, condition)                                                      \
+        do {                                                                                   \
+                uint64_t _end = msec_now() + (msec);                                           \
+                while (!(condition))                                                           \
+                        if (!world_run_to(world, _end)) {                                      \
+                                if (!(condition))                                              \
+                                        fail_msg("not in %d ms: %s", (int)(msec), #condition); \
+                                break;                                                         \
+                        }                                                                      \
+        } while (0)
+#define RUN_FOR(world, msec)                         \
+        do {                                         \
+                uint64_t _end = msec_now() + (msec); \
+                while (world_run_to(world, _end))    \
+                        ;                            \
+        } while (0)
