@@ -204,8 +204,10 @@ static int offer_message_read(const Treaty__V1__Offer *message, LetterOffer *ret
                 .lowest_unresolved = message->lowest_unresolved,
                 .command = message_bytes(&message->command),
         };
-        bool sound = ret->serial > ret->previous && ret->lowest_unresolved <= ret->serial &&
-                     ret->command.size > 0 && ret->command.size <= LIMIT_COMMAND_BYTES;
+        /* An announcement has no serial yet, and so nothing before it. */
+        bool ordered = ret->serial == 0 ? ret->previous == 0
+                                        : ret->serial > ret->previous && ret->lowest_unresolved <= ret->serial;
+        bool sound = ordered && ret->command.size > 0 && ret->command.size <= LIMIT_COMMAND_BYTES;
         return sound ? 0 : -EBADMSG;
 }
 
