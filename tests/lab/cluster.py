@@ -12,7 +12,7 @@ def form(hosts, timeout=30):
     first, others = hosts[0], hosts[1:]
     until(lambda: agent_answers(first), timeout, f"the agent on {first.name}")
     if others:
-        ticket = token(first)
+        ticket = token(first, f"--uses={len(others)}")
         for host in others:
             until(lambda: agent_answers(host), timeout, f"the agent on {host.name}")
             join(host, ticket)
