@@ -114,12 +114,12 @@ int header_put(Buffer *buffer, uint32_t *chain, const Anchor *anchor, uint64_t i
         uint8_t payload[ANCHOR_BYTES];
         anchor_write(payload, HEADER_MAGIC, anchor);
         return record_encode(buffer, chain,
-                          &(Record){
-                                  .type = RECORD_HEADER,
-                                  .index = index,
-                                  .term = term,
-                                  .payload = BYTES(payload, sizeof(payload)),
-                          });
+                             &(Record){
+                                     .type = RECORD_HEADER,
+                                     .index = index,
+                                     .term = term,
+                                     .payload = BYTES(payload, sizeof(payload)),
+                             });
 }
 
 int segment_put(Buffer *buffer, const Anchor *anchor, const Summary *summary, uint64_t index, uint64_t term,
@@ -134,12 +134,12 @@ int segment_put(Buffer *buffer, const Anchor *anchor, const Summary *summary, ui
 
         uint32_t chain = anchor->chain;
         int r = record_encode(buffer, &chain,
-                           &(Record){
-                                   .type = RECORD_SEGMENT,
-                                   .index = index,
-                                   .term = term,
-                                   .payload = BYTES(payload, sizeof(payload)),
-                           });
+                              &(Record){
+                                      .type = RECORD_SEGMENT,
+                                      .index = index,
+                                      .term = term,
+                                      .payload = BYTES(payload, sizeof(payload)),
+                              });
         if (r < 0)
                 return r;
         *ret_chain = chain;
