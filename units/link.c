@@ -161,7 +161,7 @@ int link_call(Link *link, sd_bus_slot **slot, sd_bus_message_handler_t done, voi
                 return r;
         va_list ap;
         va_start(ap, types);
-        r = sd_bus_message_appendv(message, types, ap);
+        r = types ? sd_bus_message_appendv(message, types, ap) : 0;
         va_end(ap);
         return r < 0 ? r : link_send(link, message, slot, done, userdata);
 }

@@ -36,7 +36,8 @@ static inline bool link_is_up(const Link *link) {
         return link->bus != NULL;
 }
 
-/* A call that is answered later; `types` as in sd_bus_message_append(). Never starts a service that an
+/* A call that is answered later; `types` as in sd_bus_message_append(),
+ * NULL for none. Never starts a service that an
  * administrator stopped. *slot is replaced. */
 int link_message(Link *link, sd_bus_message **ret, const char *path, const char *interface,
                  const char *member);

@@ -251,6 +251,7 @@ static void scan_done(Manager *manager) {
         manager->helper->scanned = true;
         log_debug("looked through the units: %u follow the tree or are services",
                   HASH_COUNT(manager->helper->units));
+        agent_look(manager->helper);
         HASH_ITER (hh, manager->helper->units, unit, next) {
                 trigger_look(&unit->trigger);
                 registration_look(&unit->registration);
