@@ -348,7 +348,7 @@ int agent_list(Agent *agent, const char *subtree, const char *after, uint32_t fl
                               (int)LIST_NAMES == (int)TREE_LIST_NAMES,
                       "one meaning, one number");
         ListEach list = {.each = each, .userdata = userdata};
-        int r = tree_list(agent->tree, subtree, after, flags, limit, max_bytes, each_entry, &list, ret_more);
+        int r = tree_list(agent->tree, subtree, after ?: "", flags, limit, max_bytes, each_entry, &list, ret_more);
         return r == TREE_ROTTEN ? -EBADMSG : r;
 }
 

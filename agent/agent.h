@@ -94,6 +94,7 @@ typedef struct AgentEntry {
 int agent_get(Agent *agent, const char *path, AgentEntry *ret);
 
 enum { LIST_CHILDREN = 1u << 0, LIST_NAMES = 1u << 1 };
+/* after NULL or "": from the beginning. */
 int agent_list(Agent *agent, const char *subtree, const char *after, uint32_t flags, uint32_t limit,
                size_t max_bytes, int (*each)(const AgentEntry *entry, void *userdata), void *userdata,
                bool *ret_more);
