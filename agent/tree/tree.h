@@ -91,15 +91,19 @@ int tree_apply(Tree *tree, const Entry *entry, const EntryStamp *stamp, const Co
                const Conf *conf, bool signature_valid, uint32_t version, TreeListener listener,
                void *userdata, Result *ret);
 
-/* Ends the open transaction: call when it is 100 ms old or tree_dirty() says so. 0, TREE_FULL, -errno. */
+/* Ends the open transaction: call when it is 100 ms old or tree_dirty() says so. 0, TREE_FULL, -errno. While
+ * a checkpoint runs it answers 0 and leaves the transaction open: tree_status().committed tells, tree_fd()
+ * when to try again. After TREE_FULL the entries behind .committed are applied again, and the listener hears
+ * their changes again, the same: who passes them on drops what is not above the revision already told. */
 int tree_commit(Tree *tree);
 bool tree_dirty(const Tree *tree,
                 bool *ret_urgent); /* anything open; urgent: 1,000 pages, or the WAL needs a rest */
 /* Ask for a checkpoint; tree_status().durable rises when it is done and tree_fd() becomes readable. */
 void tree_checkpoint(Tree *tree);
 int tree_fd(const Tree *tree);
-int tree_maintain(
-        Tree *tree); /* take news from the thread; without a thread do its work. 0, -errno = fatal */
+/* Takes news from the thread (without a thread: does its work), and prunes a slice. 0, TREE_FULL (as from
+ * tree_apply()), -errno = fatal. */
+int tree_maintain(Tree *tree);
 
 /* The founder's first act on an empty tree, before any entry: cluster id, restore epoch, founding member,
  * its configuration {founder}. Part of the file, not of the log; synced. */
@@ -117,22 +121,27 @@ typedef struct TreeEntry {
 
 int tree_get(Tree *tree, const char *path, TreeEntry *ret); /* 0, TREE_NONE, TREE_ROTTEN */
 
-enum { TREE_LIST_CHILDREN = 1u << 0, TREE_LIST_NAMES = 1u << 1 }; /* direct children only; without values */
+enum {
+        TREE_LIST_CHILDREN = 1u << 0, /* direct children only, in the order of their names */
+        TREE_LIST_NAMES = 1u << 1,    /* path and mod_revision only: the rest is not read */
+};
 
 /* Entries below (and at) `subtree`, behind path `after` ("" from the beginning), in byte order; at most
- * `limit` and `max_bytes` (at least one). Calls each(); it may stop with a non-0 value. *ret_more: there are
- * more. CHILDREN also reports directories that have no entry of their own: path of the child, mod_revision
- * 0. */
+ * `limit` and `max_bytes` (at least one). Calls each(); it may stop with a positive value (the answer is 0,
+ * *ret_more is set) or a negative one (which is the answer). *ret_more: there are more. CHILDREN also
+ * reports directories that have no entry of their own: path of the child, mod_revision 0. */
 int tree_list(Tree *tree, const char *subtree, const char *after, uint32_t flags, uint32_t limit,
               size_t max_bytes, int (*each)(const TreeEntry *entry, void *userdata), void *userdata,
               bool *ret_more);
 
 /* Changes below `subtree` of revisions from..to, in order, for watches that catch up: whole revisions only,
- * at least one, until max_bytes are passed. *ret_next: first revision not delivered. 0, TREE_COMPACTED. */
+ * at least one, until max_bytes or 4,096 rows are passed, so it may deliver nothing and still go on.
+ * *ret_next: first revision not looked at; `to` + 1 when all are. `last` is the last match of its revision.
+ * 0, TREE_COMPACTED (*ret_next: the floor), TREE_ROTTEN. */
 int tree_history(Tree *tree, const char *subtree, uint64_t from, uint64_t to, size_t max_bytes,
                  TreeListener listener, void *userdata, uint64_t *ret_next);
-/* Newest revision at which anything at or below `subtree` changed (deletes too, as far as history reaches);
- * at least the floor. For Wait. */
+/* Newest revision at which anything at or below `subtree` changed (deletes too); at least the floor, above
+ * which it is exact. Costs a walk over the subtree's keys (100,000: some 10 ms). For Wait. */
 int tree_changed(Tree *tree, const char *subtree, uint64_t *ret_revision);
 
 /* Entries owned by (host, generation; 0 = any). */
@@ -181,7 +190,7 @@ int tree_scrub(Tree *tree);
 /* Sending. At the pin (now), what is not kept by revision is copied aside; then rows follow in pages while
  * applying goes on. Chunks are bytes for tree_build_feed(), in order. */
 typedef struct TreeSnapshot TreeSnapshot;
-int tree_snapshot_begin(Tree *tree, TreeSnapshot **ret);
+int tree_snapshot_begin(Tree *tree, TreeSnapshot **ret); /* commits first: 0, TREE_FULL, -errno */
 uint64_t tree_snapshot_index(const TreeSnapshot *snapshot);
 uint64_t tree_snapshot_term(const TreeSnapshot *snapshot);
 /* The next chunk, at most about 256 KiB or 256 rows; *ret_done with the last. -ESTALE: the pin was given up.
