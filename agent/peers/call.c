@@ -280,6 +280,14 @@ static void talk_closed(PeersCall *call, uint32_t error) {
         connection_kill(call->connection, denied ? PEERS_DOWN_REFUSED : PEERS_DOWN_RESET);
 }
 
+/* The answer may end before all of the request is sent: the stream would stay half open. */
+void call_on_answer_end(PeersCall *call) {
+        if (call->kind == CALL_TALK)
+                talk_closed(call, NGHTTP2_NO_ERROR);
+        else if (queue_size(&call->out) > 0)
+                call_give_up(call, call->status_seen ? call->status : PEERS_UNAVAILABLE, call->text);
+}
+
 void call_on_stream_closed(PeersCall *call, uint32_t error) {
         Connection *c = call->connection;
         http2_forget(call, NGHTTP2_NO_ERROR);

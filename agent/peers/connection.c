@@ -255,7 +255,7 @@ void connection_dismiss(Connection *c, const char *because) {
                         call->out_ended = true;
                         http2_resume(call);
                 } else if (call->kind != CALL_ASKING)
-                        nghttp2_submit_rst_stream(c->session, 0, call->stream, NGHTTP2_INADEQUATE_SECURITY);
+                        http2_forget(call, NGHTTP2_INADEQUATE_SECURITY);
         }
         connection_close(c);
 }

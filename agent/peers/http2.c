@@ -176,10 +176,12 @@ static int on_frame_recv(nghttp2_session *session, const nghttp2_frame *frame, v
                 on_headers(c, frame);
         bool ends = (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
                     (frame->hd.flags & NGHTTP2_FLAG_END_STREAM);
-        if (ends && c->server && connection_lives(c)) {
+        if (ends && connection_lives(c)) {
                 PeersCall *call = stream_call(c, frame->hd.stream_id);
-                if (call)
+                if (call && c->server)
                         call_on_request_end(call);
+                else if (call)
+                        call_on_answer_end(call);
         }
         return connection_lives(c) ? 0 : NGHTTP2_ERR_CALLBACK_FAILURE;
 }

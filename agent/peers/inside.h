@@ -211,6 +211,7 @@ void call_on_request(PeersCall *call);
 void call_on_response(PeersCall *call, bool last);
 void call_on_data(PeersCall *call, Bytes data);
 void call_on_request_end(PeersCall *call);
+void call_on_answer_end(PeersCall *call);
 void call_on_stream_closed(PeersCall *call, uint32_t error);
 void calls_submit_waiting(Connection *connection);
 bool calls_wait(const Peers *peers, uint64_t host); /* for a connection to that host */
