@@ -98,7 +98,9 @@ int tree_apply(Tree *tree, const Entry *entry, const EntryStamp *stamp, const Co
 int tree_commit(Tree *tree);
 bool tree_dirty(const Tree *tree,
                 bool *ret_urgent); /* anything open; urgent: 1,000 pages, or the WAL needs a rest */
-/* Ask for a checkpoint; tree_status().durable rises when it is done and tree_fd() becomes readable. */
+/* Ask for a checkpoint of what is committed; tree_status().durable rises when it is done and tree_fd()
+ * becomes readable. News without the index one waits for means: somebody else read the file (an operator's
+ * sqlite3) or the disk is full; ask again. */
 void tree_checkpoint(Tree *tree);
 int tree_fd(const Tree *tree);
 /* Takes news from the thread (without a thread: does its work), and prunes a slice. 0, TREE_FULL (as from
