@@ -139,7 +139,7 @@ static void change_voters(Run *run, Node *leader) {
                         voters[n++] = table->nodes[i].id;
         RaftStatus status;
         raft_status(leader->raft, &status);
-        if (n == 0 || !status.ready || conf_is_joint(status.conf) || !status.conf_committed)
+        if (n == 0)
                 return;
         for (size_t i = 0; i < n; i++) {
                 Node *node = table_node(table, voters[i]);
