@@ -248,7 +248,7 @@ class Story:
         cluster.wait_formed(self.hosts)
         written = far.run("treatyctl", "list", "/flight", check=False).stdout
         count = len(set(re.findall(r"/flight/(\d+)", written)))
-        request = re.search(r"request (\S+?)[.)]?$", told)
+        request = re.search(r"request ([0-9a-f]+\.\d+)", told)
         if request:
             read = self.show(lone, *BUSCTL, "Outcome", "s", request.group(1))
             self.check(re.match(r'st "(applied|never)" \d+', read) is not None, "its outcome is definite now")
