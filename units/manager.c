@@ -32,7 +32,8 @@ struct Manager {
         unsigned n_asks;
         unsigned generation;
         bool scanning;
-        bool again; /* scan once more when this one is done */
+        bool asking; /* the scan's candidates are known: it ends with the last of them */
+        bool again;  /* scan once more when this one is done */
 };
 
 /* One unit being asked about. */
@@ -46,7 +47,7 @@ struct Ask {
 /* What PID 1 says of a unit. */
 typedef struct Facts {
         char id[UNIT_NAME_BYTES + 1];
-        bool loaded;
+        bool loaded; /* or at least there, with a mistake that PID 1 complains of */
         UnitState state;
         char invocation[INVOCATION_CHARS + 1];
         bool has_state, has_invocation;
@@ -141,7 +142,7 @@ static int read_property(sd_bus_message *message, const char *name, Facts *facts
         if (name[0] == 'I')
                 snprintf(facts->id, sizeof(facts->id), "%s", text);
         else if (name[0] == 'L')
-                facts->loaded = strcmp(text, "loaded") == 0;
+                facts->loaded = strcmp(text, "not-found") != 0 && strcmp(text, "masked") != 0;
         else {
                 facts->state = state_from(text);
                 facts->has_state = true;
@@ -221,7 +222,7 @@ static void scan_failed(Manager *manager, int error, const char *what) {
         while (manager->asks)
                 ask_free(manager->asks);
         words_clear(&manager->candidates);
-        manager->scanning = false;
+        manager->scanning = manager->asking = false;
         manager->again = false;
         (void)sd_event_source_set_time(manager->again_timer, now_usec() + 2 * USEC_PER_SEC);
         (void)sd_event_source_set_enabled(manager->again_timer, SD_EVENT_ONESHOT);
@@ -242,7 +243,7 @@ static void sweep(Manager *manager) {
 static void scan_done(Manager *manager) {
         Unit *unit, *next;
 
-        manager->scanning = false;
+        manager->scanning = manager->asking = false;
         if (manager->again) {
                 scan(manager);
                 return;
@@ -258,6 +259,13 @@ static void scan_done(Manager *manager) {
         }
 }
 
+/* Not to be answered is not to be gone. */
+static void ask_failed(Ask *ask) {
+        Unit *unit = unit_find(ask->manager->helper, ask->name);
+        if (unit)
+                unit->generation = ask->manager->generation;
+}
+
 static void ask_done(Ask *ask) {
         Manager *manager = ask->manager;
         ask_free(ask);
@@ -270,15 +278,14 @@ static int on_facts(sd_bus_message *message, void *userdata, sd_bus_error *error
         _cleanup_(facts_deinit)
         Facts facts = {};
 
-        if (sd_bus_message_is_method_error(message, NULL)) {
-                ask_done(ask);
-                return 0;
-        }
-        int r = read_properties(message, &facts);
+        int r = sd_bus_message_is_method_error(message, NULL) ? -sd_bus_message_get_errno(message)
+                                                              : read_properties(message, &facts);
         if (r >= 0)
                 r = take_facts(manager->helper, &facts);
-        if (r < 0)
+        if (r < 0) {
                 log_warning_errno(r, "%s: cannot be looked at", ask->name);
+                ask_failed(ask);
+        }
         ask_done(ask);
         return 0;
 }
@@ -292,8 +299,10 @@ static int on_loaded(sd_bus_message *message, void *userdata, sd_bus_error *erro
         if (r >= 0)
                 r = link_call(&ask->manager->helper->manager_link, &ask->call, on_facts, ask, path,
                               PROPERTIES, "GetAll", "s", UNIT_INTERFACE);
-        if (r < 0)
+        if (r < 0) {
+                ask_failed(ask);
                 ask_done(ask);
+        }
         return 0;
 }
 
@@ -326,7 +335,7 @@ static void ask_next(Manager *manager) {
                         return;
                 }
         }
-        if (manager->scanning && manager->n_asks == 0 && manager->candidates.n == 0)
+        if (manager->asking && manager->n_asks == 0 && manager->candidates.n == 0)
                 scan_done(manager);
 }
 
@@ -367,8 +376,10 @@ static int on_units(sd_bus_message *message, void *userdata, sd_bus_error *error
                                                               : read_units(manager, message);
         if (r < 0)
                 scan_failed(manager, r, "ListUnits");
-        else
+        else {
+                manager->asking = true;
                 ask_next(manager);
+        }
         return 0;
 }
 
@@ -547,7 +558,7 @@ static void on_down(void *userdata) {
         m->match_removed = sd_bus_slot_unref(m->match_removed);
         m->match_reloading = sd_bus_slot_unref(m->match_reloading);
         m->match_properties = sd_bus_slot_unref(m->match_properties);
-        m->scanning = m->again = false;
+        m->scanning = m->asking = m->again = false;
         words_clear(&m->candidates);
         HASH_ITER (hh, helper->units, unit, next)
                 trigger_manager_down(&unit->trigger);

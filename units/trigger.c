@@ -284,6 +284,7 @@ void trigger_agent_up(Trigger *trigger) {
         Helper *helper = trigger->unit->helper;
         if (strcmp(trigger->cluster, helper->cluster) != 0) {
                 strcpy(trigger->cluster, helper->cluster);
+                trigger->changed_revision = 0;
                 for (size_t i = 0; i < trigger->n_follows; i++)
                         trigger->follows[i].known = false;
         }
