@@ -11,8 +11,9 @@
 #include "agent/base/path.h"
 #include "errors.h"
 
-#define FLAGS_LOCAL  (TREATY_RECONNECT | TREATY_INTERACTIVE | TREATY_SYSTEM_BUS | TREATY_PRIVATE)
-#define FLAGS_REMOTE (TREATY_RECONNECT | TREATY_INTERACTIVE)
+#define FLAGS_LOCAL \
+        (TREATY_RECONNECT | TREATY_INTERACTIVE | TREATY_SYSTEM_BUS | TREATY_PRIVATE | TREATY_LAZY)
+#define FLAGS_REMOTE (TREATY_RECONNECT | TREATY_INTERACTIVE | TREATY_LAZY)
 #define FLAGS_GIVEN  TREATY_INTERACTIVE
 
 #define TIMEOUT_MIN_USEC USEC_PER_MSEC
@@ -225,6 +226,12 @@ static int connect_local(treaty *t, uint64_t deadline) {
                 private = open_private(deadline, &t->bus);
                 if (private >= 0)
                         return 0;
+                /* It is there and does not answer: it would not do so on the bus either. */
+                if (private == -ETIMEDOUT)
+                        return fail(t, private, NULL,
+                                    "The agent does not answer in time on %s: see \"systemctl status "
+                                    "treatyd.service\"",
+                                    TREATY_PRIVATE_SOCKET);
         }
         if (!(t->flags & TREATY_PRIVATE)) {
                 system = open_system(deadline, &t->bus);
@@ -310,7 +317,8 @@ static int treaty_new(Target target, const char *name, sd_bus *bus, unsigned fla
         int r;
 
         *ret = NULL;
-        if ((flags & ~known) || ((flags & TREATY_SYSTEM_BUS) && (flags & TREATY_PRIVATE)))
+        if ((flags & ~known) || ((flags & TREATY_SYSTEM_BUS) && (flags & TREATY_PRIVATE)) ||
+            ((flags & TREATY_LAZY) && !(flags & TREATY_RECONNECT)))
                 return -EINVAL;
         t = calloc(1, sizeof(*t));
         if (!t)
@@ -327,7 +335,7 @@ static int treaty_new(Target target, const char *name, sd_bus *bus, unsigned fla
                 t->bus = sd_bus_ref(bus);
                 r = 0;
         } else
-                r = connection_open(t, t->timeout_usec);
+                r = flags & TREATY_LAZY ? 0 : connection_open(t, t->timeout_usec);
         *ret = t;
         return r;
 }

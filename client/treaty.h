@@ -92,6 +92,8 @@ enum {
          * socket and, where it is absent or closed to the caller, the system bus. */
         TREATY_SYSTEM_BUS = 1 << 2,
         TREATY_PRIVATE = 1 << 3,
+        /* Connect with the first call, within its timeout, not now. Needs TREATY_RECONNECT. */
+        TREATY_LAZY = 1 << 4,
 };
 
 /* Connects to the agent of this host. *ret is set in any case but -ENOMEM and -EINVAL (so that

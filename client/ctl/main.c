@@ -19,7 +19,7 @@ static ExitCode (*const run[N_VERBS])(Ctl *) = {
 
 int ctl_connect(Ctl *ctl, uint64_t default_timeout_usec) {
         const CommandLine *cl = ctl->cl;
-        unsigned flags = TREATY_RECONNECT;
+        unsigned flags = TREATY_RECONNECT | TREATY_LAZY;
         uint64_t timeout =
                 cmdline_given(cl, OPTION_TIMEOUT) ? cl->number[OPTION_TIMEOUT] : default_timeout_usec;
         int r;
