@@ -86,7 +86,10 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->requests.next_serial = 1;
         agent->members.dirty = agent->members.own_dirty = true;
         agent->status_dirty = true;
-        agent->follow.active = !conf_is_voter(agent->raft_status.conf, agent->host.id);
+        agent->follow.active = !conf_is_voter(agent->raft_status.conf, agent->host.id) && agent->raft_status.conf_committed;
+        agent->demote = agent->follow.active && agent->raft_status.keeps_log;
+        agent->told_revision = agent->tree_status.revision;
+        agent->applied_high = agent->tree_status.applied;
         agent->follow.heard_usec = agent->now_usec;
         sessions_load(agent);
         if (agent->follow.active)

@@ -21,7 +21,10 @@ static Entry *next_entry(Agent *agent) {
 }
 
 static void note_change(const TreeChange *change, void *userdata) {
-        watches_note(userdata, change);
+        Agent *agent = userdata;
+        /* After a full disk entries are applied again: what was told is not told twice. */
+        if (change->revision > agent->told_revision)
+                watches_note(agent, change);
 }
 
 static bool join_signature_valid(Agent *agent, const Command *command) {
@@ -107,6 +110,7 @@ static int apply_entry(Agent *agent, const Entry *entry) {
         if (r == 0) {
                 tree_status(agent->tree, &agent->tree_status);
                 watches_fire(agent);
+                agent->told_revision = MAX(agent->told_revision, agent->tree_status.revision);
                 after_command(agent, &decoded.command, &result);
         }
         wire_command_done(&decoded);
@@ -153,6 +157,7 @@ void hall_apply(Agent *agent) {
                         return apply_stopped(agent, r);
 
                 tree_status(agent->tree, &agent->tree_status);
+                agent->applied_high = MAX(agent->applied_high, agent->tree_status.applied);
                 agent->applied_entries++;
                 agent->changed_usec = agent->now_usec;
                 if (agent->follow.active) {

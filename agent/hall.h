@@ -473,6 +473,8 @@ struct Agent {
         int failed; /* first fatal -errno: the process has to end */
         bool in_turn, again;
         uint64_t full_usec; /* the tree hit the full disk then: tried again a second later */
+        uint64_t told_revision; /* watches have heard of everything up to here */
+        uint64_t applied_high;  /* reads never see less, also when a full disk took an open transaction back */
         bool log_full;      /* the log waits for room */
         bool demote;        /* left the configuration: the log's tail is to go */
         bool disk_full, damaged, halted, stopping, removed;

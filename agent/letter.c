@@ -24,6 +24,12 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
         }
         if (agent->damaged || agent->removed)
                 return;
+        if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
+                /* The leader counts on a log here that a restart has lost: begin it (again) where the tree is. */
+                LetterPromote promote = { .term = message->term, .index = message->log_index };
+                roles_promote(agent, host, &promote);
+                return;
+        }
         int r = raft_receive(agent->raft, message, agent->now_usec);
         if (r < 0)
                 hall_fail(agent, r, "The core ran out of memory");

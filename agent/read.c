@@ -88,7 +88,8 @@ int agent_read(Agent *agent, uint32_t flags, uint64_t min_revision, uint64_t tim
                void *userdata, Read **ret) {
         bool linearizable = flags & READ_LINEARIZABLE;
 
-        if (!linearizable && !agent->reads.gate && agent->tree_status.revision >= min_revision)
+        if (!linearizable && !agent->reads.gate && agent->tree_status.revision >= min_revision &&
+            agent->tree_status.applied >= agent->applied_high)
                 return 1;
         return read_add(agent, linearizable ? READ_NEW : READ_INDEXED, min_revision, timeout_usec, ready,
                         userdata, ret);
@@ -251,7 +252,8 @@ void reads_fire(Agent *agent) {
         if (reads->gate && agent->now_usec >= reads->gate_until_usec)
                 gate_open(agent, false);
         DL_FOREACH_SAFE (reads->head, read, next) {
-                bool there = read->stage == READ_INDEXED && agent->tree_status.applied >= read->index &&
+                bool there = read->stage == READ_INDEXED &&
+                             agent->tree_status.applied >= MAX(read->index, agent->applied_high) &&
                              agent->tree_status.revision >= read->min_revision;
                 if (read->gate) {
                         if (there || !reads->gate) {

@@ -130,6 +130,7 @@ static void promotion_lapses(Agent *agent) {
         if (!agent->follow.active && !conf_is_voter(agent->raft_status.conf, agent->host.id)) {
                 agent->follow.active = true;
                 agent->follow.heard_usec = agent->now_usec;
+                raft_demoted(agent->raft);
                 raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
                              &agent->tree_status.conf, agent->tree_status.conf_index);
         }
@@ -253,6 +254,8 @@ static void ask_promotions(Agent *agent, const uint64_t *hosts, unsigned n) {
 void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted) {
         if (!hall_is_leader(agent) || promoted->term != agent->raft_status.term)
                 return;
+        if (promoted->index < agent->raft_status.conf_index)
+                return; /* from before the newest configuration: its log would lack it */
         RoleView *view = roles_view(agent, host);
         view->promoted_usec = agent->now_usec;
         view->promoted_index = promoted->index;

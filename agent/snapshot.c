@@ -277,6 +277,8 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                 report_say(&agent->report, LOG_INFO, "Took the tree of %016llx as of index %llu.",
                            (unsigned long long)fetch->from, (unsigned long long)fetch->index);
                 agent->members.dirty = agent->status_dirty = true;
+                agent->applied_high = agent->tree_status.applied;
+                agent->told_revision = agent->tree_status.revision;
                 agent->changed_usec = agent->now_usec;
                 if (foreign)
                         join_switched(agent);

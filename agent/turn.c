@@ -81,6 +81,8 @@ static void hear_tree(Agent *agent) {
         int r = tree_maintain(agent->tree);
         if (r < 0)
                 hall_fail(agent, r, "The tree cannot be maintained");
+        if (r == TREE_FULL)
+                agent->full_usec = agent->now_usec;
         tree_status(agent->tree, &agent->tree_status);
         bool full = agent->log_full || agent->full_usec != 0;
         if (full != agent->disk_full)
@@ -296,8 +298,11 @@ static void drop_tail(Agent *agent) {
         if (tree->durable < tree->applied || tree->applied < tree->conf_index ||
             conf_is_voter(&tree->conf, agent->host.id))
                 return;
-        if (hall_submit_base(agent, hall_seq(agent)) == 0)
-                agent->demote = false;
+        if (hall_submit_base(agent, hall_seq(agent)) < 0)
+                return;
+        agent->demote = false;
+        raft_demoted(agent->raft);
+        raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
 }
 
 /* ---- History ---- */
