@@ -47,7 +47,9 @@ class Net:
         self.remove(host)
         space = self.host_space(host)
         run("ip", "netns", "add", space)
-        self.ip("link", "add", host, "type", "veth", "peer", "name", "host0", "netns", space)
+        # One host, one hardware address, as long as it lives: neighbours remember it over a reboot.
+        mac = "02:00:" + ":".join(f"{int(part):02x}" for part in address.split("."))
+        self.ip("link", "add", host, "type", "veth", "peer", "name", "host0", "address", mac, "netns", space)
         self.ip("link", "set", host, "master", "bridge", "up")
         run("ip", "-n", space, "link", "set", "lo", "up")
         run("ip", "-n", space, "address", "add", f"{address}/24", "dev", "host0")
