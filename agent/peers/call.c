@@ -124,6 +124,8 @@ static void call_refuse(PeersCall *call, PeersStatus status, const char *text) {
         call->gone = true;
         if (http2_refuse(call) < 0)
                 connection_kill(call->connection, PEERS_DOWN_RESET);
+        else if (call->connection->verdict != PEERS_MEMBER)
+                connection_close(call->connection); /* a stranger has one try per connection */
 }
 
 static bool talk_begin(PeersCall *call) {
@@ -169,7 +171,6 @@ void call_on_request(PeersCall *call) {
         Connection *c = call->connection;
         if (c->verdict == PEERS_REMOVED) {
                 call_refuse(call, PEERS_DENIED, "removed");
-                connection_close(c);
                 return;
         }
         if (call->foreign || !call->method[0]) {
@@ -178,7 +179,6 @@ void call_on_request(PeersCall *call) {
         }
         if (c->verdict == PEERS_STRANGER && (strcmp(call->method, "Join") != 0 || c->n_served > 1)) {
                 call_refuse(call, PEERS_DENIED, "not a member: only one Join");
-                connection_close(c);
                 return;
         }
         if (strcmp(call->method, "Talk") != 0)
@@ -305,7 +305,9 @@ void call_on_stream_closed(PeersCall *call, uint32_t error) {
         }
         call->peers->has_ended = true;
         peers_arm(call->peers);
-        if (connection_lives(c))
+        if (connection_lives(c) && c->server && c->verdict != PEERS_MEMBER)
+                connection_close(c);
+        else if (connection_lives(c))
                 calls_submit_waiting(c);
 }
 

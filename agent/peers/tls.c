@@ -41,12 +41,12 @@ static int verify_any(X509_STORE_CTX *store, void *unused) {
 
 static int alpn_select(SSL *ssl, const unsigned char **ret, unsigned char *ret_size,
                        const unsigned char *offered, unsigned int n_offered, void *unused) {
-        for (unsigned i = 0; i + 1 + offered[i] <= n_offered; i += 1 + offered[i])
-                if (offered[i] == 2 && memcmp(offered + i + 1, "h2", 2) == 0) {
-                        *ret = offered + i + 1;
-                        *ret_size = 2;
-                        return SSL_TLSEXT_ERR_OK;
-                }
+        unsigned char *selected;
+        if (SSL_select_next_proto(&selected, ret_size, (const unsigned char *)"\2h2", 3, offered,
+                                  n_offered) == OPENSSL_NPN_NEGOTIATED) {
+                *ret = selected;
+                return SSL_TLSEXT_ERR_OK;
+        }
         return SSL_TLSEXT_ERR_ALERT_FATAL;
 }
 
