@@ -300,6 +300,9 @@ static int on_loaded(sd_bus_message *message, void *userdata, sd_bus_error *erro
                 r = link_call(&ask->manager->helper->manager_link, &ask->call, on_facts, ask, path,
                               PROPERTIES, "GetAll", "s", UNIT_INTERFACE);
         if (r < 0) {
+                Unit *unit = unit_find(ask->manager->helper, ask->name);
+                if (unit && sd_bus_message_is_method_error(message, "org.freedesktop.systemd1.NoSuchUnit"))
+                        unit_set_state(unit, UNIT_INACTIVE, "");
                 ask_failed(ask);
                 ask_done(ask);
         }
@@ -323,6 +326,13 @@ static int ask(Manager *manager, const char *name, const char *member) {
         if (r < 0)
                 ask_free(new);
         return r;
+}
+
+static bool is_asked(Manager *manager, const char *name) {
+        for (Ask *a = manager->asks; a; a = a->next)
+                if (strcmp(a->name, name) == 0)
+                        return true;
+        return false;
 }
 
 static void ask_next(Manager *manager) {
@@ -455,11 +465,9 @@ static int on_unit_new(sd_bus_message *message, void *userdata, sd_bus_error *er
         if (sd_bus_message_read(message, "s", &name) < 0 || !unit_name_is_usable(name) ||
             manager->n_asks >= MAX_UNITS)
                 return 0;
-        for (Ask *a = manager->asks; a; a = a->next)
-                if (strcmp(a->name, name) == 0)
-                        return 0;
-
         int r = 0;
+        if (is_asked(manager, name))
+                return 0;
         if (unit_find(manager->helper, name))
                 r = ask(manager, name, "GetUnit");
         else if (marks_cover(&manager->marks, name) ||
@@ -471,13 +479,16 @@ static int on_unit_new(sd_bus_message *message, void *userdata, sd_bus_error *er
         return 0;
 }
 
+/* A daemon-reload removes all units and makes them anew, with no harm to any: only one that is not there
+ * when it is asked for was really unloaded. */
 static int on_unit_removed(sd_bus_message *message, void *userdata, sd_bus_error *error) {
         Manager *manager = userdata;
         const char *name;
         int r = sd_bus_message_read(message, "s", &name);
-        Unit *unit = r < 0 ? NULL : unit_find(manager->helper, name);
-        if (unit)
-                unit_set_state(unit, UNIT_INACTIVE, "");
+        if (r >= 0 && unit_find(manager->helper, name) && !is_asked(manager, name))
+                r = ask(manager, name, "GetUnit");
+        if (r < 0)
+                log_warning_errno(r, "a unit that was unloaded cannot be looked at");
         return 0;
 }
 
