@@ -93,7 +93,7 @@ typedef struct LogBatch {
 
 int log_submit(Log *log, const LogBatch *batch);
 /* The log is emptied behind (index, term), except for a tail that follows exactly it; term and vote as
- * given. */
+ * given. An index before base_index cannot be compared any more: the log is emptied. */
 int log_submit_base(Log *log, uint64_t seq, uint64_t index, uint64_t term, const Conf *conf,
                     uint64_t conf_index, uint64_t hard_term, uint64_t hard_vote);
 /* This file is the tree from now on: writing the record is the switch. */

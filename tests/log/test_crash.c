@@ -133,7 +133,7 @@ static void order_batch(Run *run, bool hard, bool truncate) {
         LogBatch batch = {.seq = ++run->t.seq};
         Entry *entries[8];
         if (hard) {
-                bool same = tip->vote == 0 && random_below(&run->random, 2) == 0;
+                bool same = !truncate && tip->vote == 0 && random_below(&run->random, 2) == 0;
                 batch.hard_state = true;
                 batch.term = same ? tip->term : tip->term + 1;
                 batch.vote = same ? 1 + random_below(&run->random, 5) : random_below(&run->random, 6);
@@ -221,7 +221,7 @@ static void one(Run *run) {
         if (what < 45)
                 order_batch(run, random_below(&run->random, 5) == 0, false);
         else if (what < 55)
-                order_batch(run, random_below(&run->random, 2) == 0, true);
+                order_batch(run, true, true); /* as in Raft: what replaces entries is of a newer term */
         else if (what < 60)
                 order_base(run);
         else if (what < 65) {
