@@ -231,9 +231,9 @@ void listener_deinit(Listener *listener);
 /* ---- peers.c: the registry and the work ---- */
 struct Host {
         uint64_t id;
-        bool named;   /* in the targets */
-        bool control; /* and to be connected */
-        bool gone;
+        bool named;             /* in the targets */
+        bool control;           /* and to be connected */
+        bool stays;             /* while targets are set */
         Connection *connection; /* control, up */
         Dial dial_control, dial_bulk;
 };

@@ -318,11 +318,15 @@ static int target_take(Peers *peers, const PeersTarget *target) {
         return dial_set_names(&host->dial_bulk, (const void *)target->addresses, target->n_addresses);
 }
 
-static bool host_is_among(const Host *host, const PeersTarget *targets, size_t n) {
-        for (size_t i = 0; i < n; i++)
-                if (targets[i].host == host->id)
-                        return true;
-        return false;
+/* Marks those that stay. */
+static void targets_mark(Peers *peers, const PeersTarget *targets, size_t n) {
+        for (size_t i = 0; i < peers->n_hosts; i++)
+                peers->hosts[i]->stays = false;
+        for (size_t i = 0; i < n; i++) {
+                Host *host = peers_host(peers, targets[i].host);
+                if (host)
+                        host->stays = true;
+        }
 }
 
 static void host_drop(Peers *peers, Host *host) {
@@ -337,8 +341,9 @@ int peers_set_targets(Peers *peers, const PeersTarget *targets, size_t n) {
         peers_enter(peers);
         int r = 0;
         connections_judge_anew(peers);
+        targets_mark(peers, targets, n);
         for (size_t i = 0; i < peers->n_hosts && !peers->freed; i++)
-                if (peers->hosts[i]->named && !host_is_among(peers->hosts[i], targets, n))
+                if (peers->hosts[i]->named && !peers->hosts[i]->stays)
                         host_drop(peers, peers->hosts[i]);
         for (size_t i = 0; i < n && r >= 0; i++)
                 if (targets[i].host != peers->host)

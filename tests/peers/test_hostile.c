@@ -157,7 +157,7 @@ static int ring(sd_event_source *source, uint64_t usec, void *userdata) {
         return 0;
 }
 
-/* Letters are exchanged every 5 ms; none may be late by more than 500 ms, and the pair never breaks. */
+/* Letters are exchanged every 5 ms; none may be late by more than a second, and the pair never breaks. */
 static void withstand(void (*run)(Attack *attack)) {
         Attack attack = {.run = run};
         sd_event_source *bell = NULL;
@@ -177,7 +177,7 @@ static void withstand(void (*run)(Attack *attack)) {
         assert_int_equal(attack.done, 1);
         pthread_join(attack.thread, NULL);
         assert_int_equal(attack.good, 1);
-        assert_true(longest < 500);
+        assert_true(longest < 1000);
         assert_true(n1->n_letters > 0 && n2->n_letters > 0);
         assert_int_equal(n1->n_down + n2->n_down + n1->n_disorder + n2->n_disorder, 0);
         assert_true(peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));

@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <cmocka.h>
+#include <unistd.h>
 #include "world.h"
 
 static World w;
@@ -415,6 +416,28 @@ static void test_names_are_resolved(void **state) {
         peers_call_free(b.call);
 }
 
+static void test_listens_everywhere(void **state) {
+        char address[64];
+        Answer a = {}, b = {};
+        n2->on_called = echo;
+        peers_unlisten(n2->peers);
+        assert_int_equal(call_address(n1, n2->address, n2, "Join", &a), 0);
+        RUN_UNTIL(&w, 3000, a.n_ends == 1);
+        assert_int_equal(a.status, PEERS_UNAVAILABLE);
+        snprintf(address, sizeof(address), ":%u", n2->port);
+        assert_int_equal(peers_listen(n2->peers, address), 0);
+        a = (Answer){};
+        assert_int_equal(call_address(n1, n2->address, n2, "Join", &a), 0);
+        RUN_UNTIL(&w, 3000, a.n_ends == 1);
+        assert_int_equal(a.status, PEERS_OK);
+        if (access("/proc/net/if_inet6", F_OK) < 0)
+                return;
+        snprintf(address, sizeof(address), "[::1]:%u", n2->port);
+        assert_int_equal(call_address(n1, address, n2, "Join", &b), 0);
+        RUN_UNTIL(&w, 3000, b.n_ends == 1);
+        assert_int_equal(b.status, PEERS_OK);
+}
+
 /* ---- callbacks that call back ---- */
 
 static void stop_self_at_letter(Node *node, uint64_t host, Bytes letter) {
@@ -510,6 +533,7 @@ int main(void) {
                 test(test_deadline_cancel_and_break),
                 test(test_stranger_may_only_join),
                 test(test_names_are_resolved),
+                test(test_listens_everywhere),
                 test(test_freed_in_callbacks),
                 test(test_targets_changed_in_callbacks),
                 test(test_host_id_after_join),

@@ -42,6 +42,7 @@ void world_connect(World *world, unsigned n);   /* the first n know and have eac
 bool world_run_to(World *world, uint64_t msec); /* one iteration; false when the time is up */
 uint64_t msec_now(void);
 
+/* Patient by a factor, for machines that are busy. */
 #define RUN_UNTIL(world, msec, condition)                                                      \
         do {                                                                                   \
                 uint64_t _end = msec_now() + (msec);                                           \
