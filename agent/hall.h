@@ -454,6 +454,7 @@ struct Agent {
         size_t n_core_orders, core_orders_head, core_orders_size;
         uint64_t leader_heard_usec; /* voter: the leader's last append or beat */
         uint64_t trimmed;
+        uint64_t noted_commit; /* the log was told */
         uint64_t deadline_usec; /* when the next turn is due at the latest */
         uint64_t raft_deadline_usec;
         uint64_t commit_usec;                            /* the open transaction began */

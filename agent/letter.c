@@ -30,6 +30,9 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
                 roles_promote(agent, host, &promote);
                 return;
         }
+        /* With a full disk no entries are taken: one that cannot be stored would hold back every later vote. */
+        if (agent->log_full && message->type == RAFT_APPEND && message->n_entries > 0)
+                return;
         int r = raft_receive(agent->raft, message, agent->now_usec);
         if (r < 0)
                 hall_fail(agent, r, "The core ran out of memory");

@@ -139,7 +139,7 @@ void offers_take(Agent *agent, uint64_t host, uint64_t connection, const LetterO
         if (!offer_is_valid(host, offer))
                 return refuse(agent, host, offer, OFFER_INVALID);
 
-        int r = hall_propose(agent, offer->command);
+        int r = agent->log_full ? RAFT_BUSY : hall_propose(agent, offer->command);
         if (r < 0)
                 hall_fail(agent, r, "An entry cannot be appended");
         else if (r == RAFT_NOT_LEADER)

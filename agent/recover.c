@@ -240,6 +240,7 @@ static int make_base(Agent *agent) {
 int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote) {
         const LogState *state = log_state(agent->log);
         agent->raft = raft_free(agent->raft);
+        agent->noted_commit = 0;
         agent->n_core_orders = 0; /* an earlier core's orders are nobody's any more */
 
         RaftOptions options = {

@@ -198,6 +198,11 @@ static void update_core(Agent *agent) {
         raft_status(agent->raft, &agent->raft_status);
         send_messages(agent, &update);
         store(agent, &update);
+        if (update.commit > agent->noted_commit) {
+                /* Behind the batch that holds those entries: after 100 ms of quiet the log writes it down. */
+                log_note_commit(agent->log, update.commit);
+                agent->noted_commit = update.commit;
+        }
         agent->raft_deadline_usec = update.deadline_usec;
         for (size_t i = 0; i < update.n_reads; i++)
                 reads_done(agent, &update.reads[i]);
@@ -336,6 +341,13 @@ static void prune_history(Agent *agent) {
 
 /* ---- The turn ---- */
 
+/* A leader that can store nothing leads nobody: somebody with room takes over. */
+static void leave_full_disk(Agent *agent) {
+        if (agent->log_full && hall_is_leader(agent) && agent->raft_status.conf->n_voters > 1 &&
+            !agent->raft_status.transferring)
+                (void)raft_transfer(agent->raft, 0, agent->now_usec);
+}
+
 static void work_duties(Agent *agent) {
         if (agent->now_usec < agent->duty_usec && !agent->members.dirty)
                 return;
@@ -345,6 +357,7 @@ static void work_duties(Agent *agent) {
         roles_work(agent);
         join_work(agent);
         follow_work(agent);
+        leave_full_disk(agent);
         prune_history(agent);
         checkpoint_tree(agent);
         trim_log(agent);
