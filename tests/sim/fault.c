@@ -1,0 +1,218 @@
+/* What goes wrong. Each seed draws a subset of the kinds and how often each happens (a swarm): a run with
+ * power cuts only finds other things than a run with everything. */
+#include "sim.h"
+
+#include <string.h>
+
+typedef enum Fault {
+        FAULT_RESET,
+        FAULT_SLOW,
+        FAULT_CUT,
+        FAULT_ONE_WAY,
+        FAULT_ISOLATE_LEADER,
+        FAULT_KILL,
+        FAULT_KILL_LEADER,
+        FAULT_POWER,
+        FAULT_POWER_ALL,
+        FAULT_TORN,
+        FAULT_PAUSE,
+        FAULT_STALL,
+        FAULT_FULL,
+        FAULT_SYNC,
+        FAULT_STOP,
+        FAULT_TRANSFER,
+        _FAULT_MAX,
+} Fault;
+
+static const char *const names[_FAULT_MAX] = {
+        "reset",     "slow", "cut",   "one-way", "isolate-leader", "kill", "kill-leader", "power",
+        "power-all", "torn", "pause", "stall",   "full",           "sync", "stop",        "transfer",
+};
+
+static uint64_t every[_FAULT_MAX]; /* µs on average; 0: never */
+
+static SimHost *any(void) {
+        return world.hosts[below(world.n_hosts)];
+}
+
+static SimHost *any_running(void) {
+        for (unsigned n = 0; n < 8; n++) {
+                SimHost *host = any();
+                if (host->agent)
+                        return host;
+        }
+        return NULL;
+}
+
+static uint64_t a_while(uint64_t least, uint64_t most) { /* log-uniform: short ones are common */
+        uint64_t usec = least;
+        while (usec < most && chance(7000))
+                usec *= 2;
+        return MIN(usec + below(usec), most);
+}
+
+static void heal_pair(void *p, uint64_t what) {
+        net_cut(what & 0xff, what >> 8 & 0xff, false);
+}
+
+static void cut_for(unsigned from, unsigned to, uint64_t usec) {
+        net_cut(from, to, true);
+        at(world.now + usec, heal_pair, NULL, (uint64_t)to << 8 | from);
+}
+
+static void cut_groups(uint64_t usec) {
+        unsigned group = (unsigned)between(1, (1u << world.n_hosts) - 2);
+        note("cut: %x against the rest for %.1f s", group, (double)usec / SEC);
+        for (unsigned a = 0; a < world.n_hosts; a++)
+                for (unsigned b = 0; b < world.n_hosts; b++)
+                        if ((group >> a & 1) != (group >> b & 1))
+                                cut_for(a, b, usec);
+}
+
+static void slow_ends(void *p, uint64_t what) {
+        net_slow(what & 0xff, what >> 8 & 0xff, 0);
+}
+
+static void full_ends(void *p, uint64_t life) {
+        SimHost *host = p;
+        if (host->life == life)
+                simdisk_set_room(host->disk, UINT64_MAX);
+}
+
+static void power_later(void *p, uint64_t life) {
+        SimHost *host = p;
+        if (host->life != life || !host->agent)
+                return;
+        host_kill(host, true);
+        host_restart_at(host, world.now + a_while(10 * MSEC, 10 * SEC));
+}
+
+static void transferred(const RequestAnswer *answer, void *userdata) {
+}
+
+static void strike(Fault fault) {
+        SimHost *host = any_running(), *leader = host_leader();
+        if (!host)
+                return;
+        switch (fault) {
+        case FAULT_RESET:
+                net_reset(host->i, any()->i);
+                return;
+        case FAULT_SLOW: {
+                unsigned other = any()->i;
+                net_slow(host->i, other, between(5, 400) * MSEC);
+                world.disturbed_usec = world.now;
+                at(world.now + a_while(200 * MSEC, 8 * SEC), slow_ends, NULL,
+                   (uint64_t)other << 8 | host->i);
+                return;
+        }
+        case FAULT_CUT:
+                if (world.n_hosts > 1)
+                        cut_groups(a_while(100 * MSEC, 20 * SEC));
+                return;
+        case FAULT_ONE_WAY: {
+                unsigned other = any()->i;
+                note("cut: %u to %u", host->i + 1, other + 1);
+                cut_for(host->i, other, a_while(100 * MSEC, 20 * SEC));
+                return;
+        }
+        case FAULT_ISOLATE_LEADER:
+                for (unsigned j = 0; leader && j < world.n_hosts; j++) {
+                        uint64_t usec = a_while(500 * MSEC, 8 * SEC);
+                        cut_for(leader->i, j, usec);
+                        cut_for(j, leader->i, usec);
+                }
+                return;
+        case FAULT_KILL_LEADER:
+                host = leader ?: host;
+                /* fall through */
+        case FAULT_KILL:
+                host_kill(host, false);
+                host_restart_at(host, world.now + a_while(10 * MSEC, 15 * SEC));
+                return;
+        case FAULT_POWER:
+                host_kill(host, true);
+                host_restart_at(host, world.now + a_while(10 * MSEC, 15 * SEC));
+                return;
+        case FAULT_POWER_ALL:
+                for (unsigned j = 0; j < world.n_hosts; j++)
+                        if (world.hosts[j]->agent)
+                                power_later(world.hosts[j], world.hosts[j]->life);
+                return;
+        case FAULT_TORN: /* the machine is gone in the middle of a write */
+                host->disk_fails = host->disk_cut = true;
+                simdisk_die_at(host->disk, below(4));
+                at(world.now + between(1, 300) * MSEC, power_later, host, host->life);
+                return;
+        case FAULT_PAUSE:
+                note("%s: paused", host->name);
+                host_pause(host, a_while(20 * MSEC, 20 * SEC));
+                world.disturbed_usec = MAX(world.disturbed_usec, host->paused_until);
+                return;
+        case FAULT_STALL:
+                note("%s: disk stalls", host->name);
+                host->stalled_until = world.now + a_while(20 * MSEC, 10 * SEC);
+                world.disturbed_usec = MAX(world.disturbed_usec, host->stalled_until);
+                return;
+        case FAULT_FULL:
+                note("%s: disk full", host->name);
+                simdisk_set_room(host->disk, simdisk_used(host->disk) + below(300 * 1024));
+                world.disturbed_usec = world.now;
+                at(world.now + a_while(500 * MSEC, 15 * SEC), full_ends, host, host->life);
+                return;
+        case FAULT_SYNC: /* a write or sync fails: the process has to end */
+                host->disk_fails = true;
+                simdisk_fail_at(host->disk, below(6), -EIO);
+                return;
+        case FAULT_STOP:
+                host_stop(host);
+                host_restart_at(host, world.now + a_while(10 * MSEC, 5 * SEC));
+                return;
+        case FAULT_TRANSFER:
+                if (host_is_in(host) && host_runs(host) && any()->id != 0)
+                        (void)agent_transfer(host->agent, any()->id, transferred, NULL);
+                return;
+        case _FAULT_MAX:
+                return;
+        }
+}
+
+static void strikes(void *p, uint64_t fault) {
+        if (!world.faults)
+                return;
+        strike((Fault)fault);
+        at(world.now + between(every[fault] / 4, every[fault] * 7 / 4), strikes, NULL, fault);
+}
+
+void faults_begin(void) {
+        world.faults = true;
+        unsigned share = (unsigned)between(1000, 7000);
+        char text[200] = "";
+        for (unsigned i = 0; i < _FAULT_MAX; i++) {
+                if (!chance(share))
+                        continue;
+                every[i] = 300 * MSEC << below(8);
+                strncat(text, names[i], sizeof(text) - strlen(text) - 1);
+                strncat(text, " ", sizeof(text) - strlen(text) - 1);
+                at(world.now + below(every[i]), strikes, NULL, i);
+        }
+        note("faults: %s", text);
+}
+
+void faults_end(void) {
+        world.faults = false;
+        for (unsigned a = 0; a < world.n_hosts; a++) {
+                SimHost *host = world.hosts[a];
+                host->paused_until = MIN(host->paused_until, world.now);
+                host->stalled_until = 0;
+                simdisk_set_room(host->disk, UINT64_MAX);
+                for (unsigned b = 0; b < world.n_hosts; b++) {
+                        net_cut(a, b, false);
+                        net_slow(a, b, 0);
+                }
+                if (!host->agent)
+                        host_restart_at(host, world.now + below(SEC));
+                host_wake(host);
+        }
+        world.disturbed_usec = world.now;
+}

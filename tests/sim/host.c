@@ -1,0 +1,343 @@
+/* Machines. A turn is taken when the agent is woken or its deadline comes; the disk works at instants of its
+ * own, a piece at a time; a process can be killed between any two of these, and a disk can die in the middle
+ * of a piece.
+ *
+ * The tree is SQLite's real files. Without its thread a checkpoint is one step that nothing interrupts, so
+ * the database file beside its WAL always is exactly what a sync has covered: a power cut takes the WAL
+ * away, all of it or a piece from its end. */
+#include "sim.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static void turn_at(SimHost *host, uint64_t usec);
+
+/* ---- What the agent may ask ---- */
+
+uint64_t host_now(const SimHost *host) {
+        return world.now - host->booted_usec + host->boot_offset_usec;
+}
+
+static uint64_t out_now(void *userdata) {
+        return host_now(userdata);
+}
+
+static uint64_t out_wall(void *userdata) {
+        return UINT64_C(1700000000) * SEC + world.now;
+}
+
+static void out_random(void *userdata, void *data, size_t size) {
+        SimHost *host = userdata;
+        for (size_t i = 0; i < size; i++)
+                ((uint8_t *)data)[i] = (uint8_t)random_next(&host->random);
+}
+
+static void out_wake(void *userdata) {
+        host_wake(userdata);
+}
+
+static void say(void *userdata, int level, const char *text) {
+        SimHost *host = userdata;
+        note("%s: <%d> %s", host->name, level, text);
+        if (strncmp(text, "No quorum after an unclean stop", 31) == 0)
+                host->unsure = true;
+}
+
+/* ---- The turn ---- */
+
+bool host_runs(const SimHost *host) {
+        return host->agent && host->paused_until <= world.now;
+}
+
+bool host_is_in(const SimHost *host) {
+        return host->agent && world.founded && !host->agent->removed &&
+               memcmp(host->agent->tree_status.cluster, world.cluster, sizeof(world.cluster)) == 0;
+}
+
+static void disk_step(void *p, uint64_t token);
+
+static void disk_kick(SimHost *host) {
+        if (host->disk_pending || !host->agent)
+                return;
+        host->disk_pending = true;
+        uint64_t usec = world.now + between(30, chance(300) ? 20000 : 600);
+        at(MAX(usec, MAX(host->stalled_until, host->paused_until)), disk_step, host, host->disk_token);
+}
+
+static void failed(SimHost *host, int r) {
+        note("%s: ended by itself: %s", host->name, strerror(-r));
+        if (!host->disk_fails)
+                broken("%s ended by itself: %s", host->name, strerror(-r));
+        host_kill(host, host->disk_cut);
+        host_restart_at(host, world.now + between(10 * MSEC, 3 * SEC));
+}
+
+static void log_is_quiet(void *p, uint64_t token) {
+        SimHost *host = p;
+        if (token != host->quiet_token || !host->agent)
+                return;
+        int r = log_quiet(host->agent->log);
+        if (r < 0)
+                failed(host, r);
+        else if (r > 0)
+                host_wake(host);
+}
+
+static void disk_step(void *p, uint64_t token) {
+        SimHost *host = p;
+        if (token != host->disk_token || !host->agent)
+                return;
+        host->disk_pending = false;
+        if (MAX(host->stalled_until, host->paused_until) > world.now) {
+                disk_kick(host);
+                return;
+        }
+        int r = agent_step(host->agent);
+        mix((uint64_t)r << 8 | host->i);
+        if (r < 0) {
+                failed(host, r);
+                return;
+        }
+        if (r == 0)
+                return;
+        host_wake(host);
+        disk_kick(host);
+        at(world.now + 100 * MSEC, log_is_quiet, host, ++host->quiet_token);
+}
+
+/* What a checkpoint synced cannot be taken away by a power cut. */
+static void look_at_checkpoint(SimHost *host) {
+        TreeStatus *status = &host->agent->tree_status;
+        if (status->durable == host->durable)
+                return;
+        host->durable = status->durable;
+        char path[200];
+        struct stat st;
+        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, host->agent->tree_name);
+        memset(host->checkpoint_salt, 0, sizeof(host->checkpoint_salt));
+        host->checkpoint_wal = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+                ssize_t n = read(fd, host->checkpoint_salt, sizeof(host->checkpoint_salt));
+                (void)n;
+                close(fd);
+        }
+}
+
+static void take_turn(void *p, uint64_t token) {
+        SimHost *host = p;
+        if (token != host->turn_token || !host->agent)
+                return;
+        host->turn_at = USEC_INFINITY;
+        if (host->paused_until > world.now) {
+                turn_at(host, host->paused_until);
+                return;
+        }
+        int r = agent_turn(host->agent);
+        if (r < 0) {
+                failed(host, r);
+                return;
+        }
+        Agent *agent = host->agent;
+        mix(world.now << 4 | host->i);
+        mix(agent->raft_status.term << 32 | agent->raft_status.commit << 8 | agent->raft_status.role);
+        mix(agent->tree_status.applied << 32 | agent->tree_status.revision);
+
+        look_at_checkpoint(host);
+        ghost_look(host);
+        if (!host->agent)
+                return;
+        uint64_t deadline = agent_deadline(agent), now = host_now(host);
+        turn_at(host, world.now + (deadline > now ? MIN(deadline - now, 3600 * SEC) : 0) + between(1, 30));
+        disk_kick(host);
+}
+
+static void turn_at(SimHost *host, uint64_t usec) {
+        if (host->turn_at <= usec)
+                return;
+        host->turn_at = usec;
+        at(usec, take_turn, host, ++host->turn_token);
+}
+
+void host_wake(SimHost *host) {
+        if (host->agent || host->dying)
+                turn_at(host, world.now + between(10, 60));
+}
+
+void host_pause(SimHost *host, uint64_t usec) {
+        host->paused_until = MAX(host->paused_until, world.now + usec);
+}
+
+/* ---- Life ---- */
+
+SimHost *host_add(void) {
+        SimHost *host = calloc(1, sizeof(SimHost));
+        assert(host && world.n_hosts < HOSTS_MAX);
+        *host = (SimHost){.i = world.n_hosts, .powered = true, .turn_at = USEC_INFINITY, .oracle_next = 1};
+        host->random.state = random_next(&world.random);
+        snprintf(host->name, sizeof(host->name), "h%u", host->i + 1);
+        snprintf(host->address, sizeof(host->address), "h%u:7707", host->i + 1);
+        snprintf(host->directory, sizeof(host->directory), "%s/%s", world.directory, host->name);
+        if (mkdir(host->directory, 0700) < 0)
+                stuck("no directory");
+        out_random(host, host->key, sizeof(host->key));
+        out_random(host, host->machine, sizeof(host->machine));
+        host->disk = simdisk_new(random_next(&host->random));
+        host->boot_offset_usec = between(1, 100 * SEC);
+        world.hosts[world.n_hosts++] = host;
+        return host;
+}
+
+SimHost *host_of(uint64_t id) {
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (world.hosts[i]->id == id)
+                        return world.hosts[i];
+        return NULL;
+}
+
+SimHost *host_leader(void) {
+        SimHost *leader = NULL;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                SimHost *host = world.hosts[i];
+                if (host_is_in(host) && host->agent->raft_status.role == RAFT_LEADER &&
+                    (!leader || host->agent->raft_status.term > leader->agent->raft_status.term))
+                        leader = host;
+        }
+        return leader;
+}
+
+void host_start(SimHost *host) {
+        AgentOptions options = {
+                .state_directory = host->directory,
+                .disk = simdisk_disk(host->disk),
+                .report = {.say = say, .userdata = host},
+                .threads = false,
+                .n_addresses = 1,
+                .join = host->automatic && world.token[0] ? world.token : NULL,
+                .heartbeat_usec = world.heartbeat_usec,
+                .election_usec = world.election_usec,
+                .session_usec = world.session_usec,
+                .max_voters = world.max_voters,
+                .seed = random_next(&host->random),
+                .segment_bytes = 256 * 1024,
+        };
+        options.outside = (Outside){
+                .userdata = host, .now = out_now, .wall = out_wall, .random = out_random, .wake = out_wake};
+        net_table(&options.outside);
+        memcpy(options.machine, host->machine, sizeof(options.machine));
+        memcpy(options.key, host->key, sizeof(options.key));
+        snprintf(options.host_name, sizeof(options.host_name), "%s", host->name);
+        snprintf(options.addresses[0], sizeof(options.addresses[0]), "%s", host->address);
+
+        host->life++;
+        host->powered = true;
+        host->restart_token++;
+        host->born_usec = world.now;
+        host->paused_until = host->stalled_until = 0;
+        host->unsure = false;
+        host->applied = host->revision = 0;
+        host->durable = UINT64_MAX;
+        host->turn_at = USEC_INFINITY;
+        host->disk_fails = host->disk_cut = false;
+        note("%s: starts, life %u", host->name, host->life);
+        host->dying = true; /* woken before the agent is there */
+        Agent *agent = NULL;
+        int r = agent_new(&agent, &options);
+        host->dying = false;
+        if (r < 0)
+                broken("%s does not start: %s", host->name, strerror(-r));
+        host->agent = agent;
+        host->id = agent->host.id;
+        if (agent->damaged)
+                broken("%s calls its log damaged", host->name);
+        look_at_checkpoint(host);
+        net_back(host);
+        host_wake(host);
+        clients_own(host);
+}
+
+/* What of the WAL no sync has covered may be lost, from its end. */
+static void wal_loses(SimHost *host, const char *name) {
+        char path[400];
+        struct stat st;
+        uint8_t salt[32] = {};
+
+        snprintf(path, sizeof(path), "%s/%s-shm", host->directory, name);
+        (void)unlink(path);
+        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, name);
+        if (stat(path, &st) < 0)
+                return;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        ssize_t n = fd >= 0 ? read(fd, salt, sizeof(salt)) : 0;
+        (void)n;
+        if (fd >= 0)
+                close(fd);
+        uint64_t size = (uint64_t)st.st_size, least = host->checkpoint_wal;
+        if (memcmp(salt, host->checkpoint_salt, sizeof(salt)) != 0 || least > size)
+                least = 0;
+        if (chance(5000) || truncate(path, (off_t)between(least, size)) < 0)
+                (void)unlink(path);
+}
+
+static void end_process(SimHost *host, bool clean) {
+        char tree[LOG_TREE_NAME_BYTES];
+        host->turn_token++;
+        host->disk_token++;
+        host->quiet_token++;
+        host->disk_pending = false;
+        host->listening = false;
+        host->joining = false;
+        clients_killed(host);
+        ghost_killed(host);
+        snprintf(tree, sizeof(tree), "%s", host->agent->tree_name);
+        host->dying = true;
+        host->agent = agent_free(host->agent, clean);
+        host->dying = false;
+}
+
+void host_kill(SimHost *host, bool power) {
+        if (!host->agent)
+                return;
+        char tree[LOG_TREE_NAME_BYTES];
+        snprintf(tree, sizeof(tree), "%s", host->agent->tree_name);
+        note("%s: %s", host->name, power ? "power cut" : "killed");
+        world.disturbed_usec = world.now;
+        end_process(host, false);
+        net_gone(host, power);
+        simdisk_set_room(host->disk, UINT64_MAX);
+        if (!power) {
+                simdisk_kill(host->disk);
+                simdisk_die_at(host->disk, UINT64_MAX);
+                simdisk_fail_at(host->disk, UINT64_MAX, 0);
+                return;
+        }
+        host->powered = false;
+        simdisk_cut(host->disk, (SimCut)below(_SIM_CUT_MAX));
+        wal_loses(host, tree);
+        host->booted_usec = world.now;
+        host->boot_offset_usec = between(1, 20 * SEC);
+}
+
+void host_stop(SimHost *host) {
+        if (!host->agent)
+                return;
+        note("%s: stops", host->name);
+        world.disturbed_usec = world.now;
+        simdisk_set_room(host->disk, UINT64_MAX);
+        end_process(host, true);
+        net_gone(host, false);
+        simdisk_kill(host->disk);
+}
+
+static void restart(void *p, uint64_t token) {
+        SimHost *host = p;
+        if (token == host->restart_token && !host->agent)
+                host_start(host);
+}
+
+void host_restart_at(SimHost *host, uint64_t usec) {
+        at(usec, restart, host, ++host->restart_token);
+}

@@ -1,0 +1,181 @@
+/* The whole house in one seed. N agents, each with its real hall, core, log and tree, in one process and one
+ * thread on virtual time; around them a network, disks and machines that behave as badly as real ones may;
+ * clients that want things; and a ghost that remembers what was promised and compares.
+ *
+ *      world.c     time, chance, the trace, how a run ends
+ *      net.c       connections, letters, calls; delays, cuts, resets
+ *      host.c      machines: start, turn, disk, kill, power cut
+ *      ghost.c     what must be true
+ *      client.c    who wants something, and what he was told
+ *      fault.c     what goes wrong
+ *      simulate.c  the plot of a run
+ *
+ * Nothing here may look at a real clock, at an address, or at anything else that differs between two runs.
+ */
+#pragma once
+
+#include "agent/hall.h"
+#include "tests/log/simdisk.h"
+
+#define HOSTS_MAX 7
+#define MSEC      USEC_PER_MSEC
+#define SEC       USEC_PER_SEC
+
+/* How a run ends: the process's exit status. */
+enum { SIM_HELD = 0, SIM_BROKEN = 1, SIM_USAGE = 2, SIM_STUCK = 3, SIM_ASSERTION = 134 };
+
+typedef struct SimHost SimHost;
+typedef struct SimConnection SimConnection;
+
+/* ---- world.c ---- */
+
+typedef void (*Happen)(void *p, uint64_t a);
+
+typedef struct World {
+        uint64_t seed, ticks;
+        bool verbose;
+        uint64_t now; /* µs of virtual time, the same for all; hosts see it through their own clocks */
+        uint64_t hash;
+        uint64_t n_events;
+        char directory[64];
+        Random random; /* for everything that is not a host's own */
+
+        SimHost *hosts[HOSTS_MAX];
+        unsigned n_hosts;
+        bool founded;
+        uint8_t cluster[16];
+        char token[TOKEN_TEXT_BYTES];
+        unsigned max_voters;
+        uint64_t heartbeat_usec, election_usec, session_usec;
+
+        bool faults, clients;
+        uint64_t disturbed_usec; /* something was wrong somewhere, last */
+} World;
+
+extern World world;
+
+void at(uint64_t usec, Happen happen, void *p, uint64_t a); /* at this time; in order of calls when equal */
+bool happen_next(uint64_t until);                           /* false: nothing more before `until` */
+uint64_t below(uint64_t n);                                 /* 0 <= x < n */
+uint64_t between(uint64_t from, uint64_t to);
+bool chance(unsigned per_10000);
+void note(const char *format, ...) _printf_(1, 2); /* a line of the trace */
+void mix(uint64_t value);                          /* into the trace's hash */
+_Noreturn void broken(const char *format, ...) _printf_(1, 2);
+_Noreturn void stuck(const char *format, ...) _printf_(1, 2);
+_Noreturn void finish(int status);
+void world_begin(uint64_t seed, uint64_t ticks, bool verbose);
+
+/* ---- host.c ---- */
+
+typedef struct Target {
+        bool named, control;
+        uint64_t backoff_usec;
+        bool dialling;
+} Target;
+
+#define OWN_SLOTS 2
+
+struct SimHost {
+        unsigned i;
+        uint64_t id;
+        char name[16], address[32], directory[80];
+        uint8_t key[KEY_HASH_BYTES], machine[16];
+        SimDisk *disk;
+        Agent *agent; /* NULL: the process does not run */
+        bool powered, listening, dying, joining, automatic;
+        unsigned life;
+        Random random;
+        uint64_t booted_usec, boot_offset_usec;
+        uint64_t paused_until, stalled_until;
+        uint64_t turn_at, turn_token, disk_token, quiet_token;
+        bool disk_pending;
+        bool disk_fails; /* a failure was injected: the process may end by itself */
+        bool disk_cut;   /* … and then the machine loses power */
+        uint64_t restart_token;
+
+        Target targets[HOSTS_MAX];
+        SimConnection *control[HOSTS_MAX];
+
+        /* The ghost's view of this host. */
+        uint64_t applied, revision, revision_before, checked, oracle_next;
+        size_t oracle_position;
+        Watch *oracle;
+        bool unsure; /* its gate was opened without quorum */
+        uint64_t checkpoint_wal;
+        uint8_t checkpoint_salt[32];
+        uint64_t durable;
+        uint64_t born_usec;
+
+        struct {
+                bool wanted, asked, done;
+                uint64_t since_usec;
+                unsigned generation; /* of wishes */
+        } own[OWN_SLOTS];
+        bool finally_wrote;
+        unsigned finally_tries;
+};
+
+SimHost *host_add(void);
+void host_start(SimHost *host);
+void host_kill(SimHost *host, bool power);
+void host_restart_at(SimHost *host, uint64_t usec);
+void host_stop(SimHost *host); /* cleanly */
+void host_pause(SimHost *host, uint64_t usec);
+void host_wake(SimHost *host);
+bool host_runs(const SimHost *host);  /* process there and not paused */
+bool host_is_in(const SimHost *host); /* … and its tree is the cluster's */
+SimHost *host_of(uint64_t id);
+SimHost *host_leader(void); /* the one with the highest term, or NULL */
+uint64_t host_now(const SimHost *host);
+
+/* ---- net.c ---- */
+
+void net_table(Outside *outside);
+void net_begin(void);
+void net_gone(SimHost *host, bool power); /* its process ended */
+void net_back(SimHost *host);
+void net_cut(unsigned from, unsigned to, bool cut); /* one way */
+bool net_is_cut(unsigned from, unsigned to);
+void net_reset(unsigned a, unsigned b);
+void net_slow(unsigned from, unsigned to, uint64_t usec); /* added to each delay */
+
+/* ---- ghost.c ---- */
+
+void ghost_watch(SimHost *host);  /* begin or resume the oracle of a host that is in */
+void ghost_look(SimHost *host);   /* after each turn */
+void ghost_killed(SimHost *host); /* its process is about to end */
+uint64_t ghost_revision(void);
+typedef struct Change {
+        WatchKind kind;
+        char *path;
+        uint64_t value; /* hash */
+        char text[24];  /* the value's beginning */
+        uint64_t revision, create_revision, version;
+        bool last;
+} Change;
+size_t ghost_changes(const Change **ret);
+size_t ghost_first(uint64_t revision); /* position of its first change; the end when not known yet */
+const Change *ghost_at(const char *path, uint64_t revision); /* what the path held then; NULL: nothing */
+const Change *ghost_of_value(const char *text);
+void ghost_final(void); /* every host's tree is the ghost's */
+uint64_t hash_bytes(Bytes bytes);
+
+/* ---- client.c ---- */
+
+void clients_begin(void);
+void clients_look(SimHost *host); /* after each turn: what was seen is compared */
+void clients_killed(SimHost *host);
+bool clients_quiet(void);   /* nobody waits for anything */
+bool clients_decided(void); /* asks for Unknown outcomes; true when all are known */
+void clients_final(void);
+void clients_changed(const Change *change); /* the ghost learned of it */
+void clients_own(SimHost *host);            /* after a start: what is wanted is asked for again */
+void clients_finally(SimHost *host);        /* one write, to show that it works */
+uint64_t clients_seen(void);                /* newest revision that anybody may rely on */
+uint64_t clients_count(void);
+
+/* ---- fault.c ---- */
+
+void faults_begin(void);
+void faults_end(void); /* everything heals */

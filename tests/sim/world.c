@@ -1,0 +1,189 @@
+/* Time, chance, the trace, and how a run ends. Events lie in a heap by (time, order of asking); the trace is
+ * a ring of lines that is shown only when something went wrong, and a hash over all that happened, by which
+ * two runs of one seed are compared. */
+#include "sim.h"
+
+#include <ftw.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define LINES      4000
+#define LINE_BYTES 200
+
+World world;
+
+typedef struct Event {
+        uint64_t usec, order;
+        Happen happen;
+        void *p;
+        uint64_t a;
+} Event;
+
+static Event *heap;
+static size_t n_heap, heap_size;
+static uint64_t n_orders;
+
+static bool before(const Event *a, const Event *b) {
+        return a->usec != b->usec ? a->usec < b->usec : a->order < b->order;
+}
+
+void at(uint64_t usec, Happen happen, void *p, uint64_t a) {
+        if (n_heap == heap_size) {
+                heap_size = MAX((size_t)1024, heap_size * 2);
+                heap = reallocarray(heap, heap_size, sizeof(Event));
+                assert(heap);
+        }
+        Event event = {.usec = MAX(usec, world.now), .order = n_orders++, .happen = happen, .p = p, .a = a};
+        size_t i = n_heap++;
+        while (i > 0 && before(&event, &heap[(i - 1) / 2])) {
+                heap[i] = heap[(i - 1) / 2];
+                i = (i - 1) / 2;
+        }
+        heap[i] = event;
+}
+
+static Event heap_pop(void) {
+        Event top = heap[0], last = heap[--n_heap];
+        size_t i = 0;
+        for (;;) {
+                size_t child = 2 * i + 1;
+                if (child >= n_heap)
+                        break;
+                if (child + 1 < n_heap && before(&heap[child + 1], &heap[child]))
+                        child++;
+                if (!before(&heap[child], &last))
+                        break;
+                heap[i] = heap[child];
+                i = child;
+        }
+        heap[i] = last;
+        return top;
+}
+
+bool happen_next(uint64_t until) {
+        if (n_heap == 0 || heap[0].usec > until) {
+                world.now = until;
+                return false;
+        }
+        Event event = heap_pop();
+        world.now = event.usec;
+        world.n_events++;
+        event.happen(event.p, event.a);
+        return true;
+}
+
+uint64_t below(uint64_t n) {
+        return random_below(&world.random, n);
+}
+
+uint64_t between(uint64_t from, uint64_t to) {
+        return from + below(to - from + 1);
+}
+
+bool chance(unsigned per_10000) {
+        return below(10000) < per_10000;
+}
+
+/* ---- The trace ---- */
+
+static char lines[LINES][LINE_BYTES];
+static uint64_t n_lines;
+
+void note(const char *format, ...) {
+        char *line = lines[n_lines++ % LINES];
+        int n = snprintf(line, LINE_BYTES, "%10.4f ", (double)world.now / SEC);
+        va_list ap;
+        va_start(ap, format);
+        vsnprintf(line + n, LINE_BYTES - (size_t)n, format, ap);
+        va_end(ap);
+        if (world.verbose)
+                fprintf(stderr, "%s\n", line);
+}
+
+void mix(uint64_t value) {
+        world.hash = (world.hash ^ value) * UINT64_C(0x9e3779b97f4a7c15);
+        world.hash ^= world.hash >> 29;
+}
+
+static void show_lines(void) {
+        if (world.verbose)
+                return;
+        for (uint64_t i = n_lines > LINES ? n_lines - LINES : 0; i < n_lines; i++)
+                fprintf(stderr, "%s\n", lines[i % LINES]);
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+        return remove(path);
+}
+
+_Noreturn void finish(int status) {
+        if (status != SIM_HELD)
+                show_lines();
+        if (world.directory[0])
+                (void)nftw(world.directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        if (status != SIM_HELD)
+                printf("simulate --ticks %llu %llu\n", (unsigned long long)world.ticks,
+                       (unsigned long long)world.seed);
+        fflush(stdout);
+        fflush(stderr);
+        _exit(status);
+}
+
+static void end_with(int status, const char *what, const char *format, va_list ap) {
+        char text[1024];
+        vsnprintf(text, sizeof(text), format, ap);
+        show_lines();
+        world.verbose = true; /* the lines were shown */
+        printf("seed %llu, %.4f s: %s: %s\n", (unsigned long long)world.seed, (double)world.now / SEC, what,
+               text);
+        finish(status);
+}
+
+_Noreturn void broken(const char *format, ...) {
+        va_list ap;
+        va_start(ap, format);
+        end_with(SIM_BROKEN, "BROKEN", format, ap);
+        __builtin_unreachable();
+}
+
+_Noreturn void stuck(const char *format, ...) {
+        va_list ap;
+        va_start(ap, format);
+        end_with(SIM_STUCK, "STUCK", format, ap);
+        __builtin_unreachable();
+}
+
+static void on_signal(int signal) {
+        printf("seed %llu, %.4f s: %s\n", (unsigned long long)world.seed, (double)world.now / SEC,
+               signal == SIGABRT ? "ASSERTION" : strsignal(signal));
+        finish(SIM_ASSERTION);
+}
+
+/* ---- What the code under test could otherwise draw from the real world ---- */
+
+ssize_t getrandom(void *data, size_t size, unsigned flags) {
+        for (size_t i = 0; i < size; i++)
+                ((uint8_t *)data)[i] = (uint8_t)below(256);
+        return (ssize_t)size;
+}
+
+void world_begin(uint64_t seed, uint64_t ticks, bool verbose) {
+        world = (World){.seed = seed, .ticks = ticks, .verbose = verbose, .now = 1};
+        world.random.state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+        const char *base = getenv("TMPDIR") ?: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+        snprintf(world.directory, sizeof(world.directory), "%.30s/treaty-sim-%d", base, (int)getpid());
+        (void)nftw(world.directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        if (mkdir(world.directory, 0700) < 0) {
+                perror(world.directory);
+                _exit(SIM_USAGE);
+        }
+        const int caught[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE};
+        for (size_t i = 0; i < ELEMENTSOF(caught); i++)
+                signal(caught[i], on_signal);
+}
