@@ -141,6 +141,15 @@ static bool talk_begin(PeersCall *call) {
         return true;
 }
 
+/* Both sides dialled in the same moment: the one that the smaller id dialled stays. An older one of ours may be dead
+ * without our knowing it; then the other side is right to come again. */
+static bool talk_crosses(const Connection *c) {
+        const Host *host = peers_host(c->peers, c->host);
+        const Connection *ours = host ? host->connection : NULL;
+        return ours && ours->up && !ours->server && c->server && c->peers->host < c->host &&
+               peers_now(c->peers) - ours->up_usec < YOUNG_USEC;
+}
+
 /* The newer one wins: the other side dials anew only when it thinks the older one dead. */
 static void talk_up(PeersCall *call) {
         Connection *c = call->connection;
@@ -160,6 +169,7 @@ static void talk_up(PeersCall *call) {
                 return;
         host->connection = c;
         c->up = c->opened = true;
+        c->up_usec = peers_now(c->peers);
         host->dial_control.backoff_usec = 0;
         /* Nothing has to happen on it by a certain time any more. */
         connection_timer(c, USEC_INFINITY);
@@ -186,6 +196,8 @@ void call_on_request(PeersCall *call) {
         if (c->talk || c->n_calls > 1)
                 call_refuse(call, PEERS_FAILED_PRECONDITION,
                             "one Talk per connection, and nothing beside it");
+        else if (talk_crosses(c))
+                call_refuse(call, PEERS_FAILED_PRECONDITION, "this host has dialled you already");
         else if (talk_begin(call))
                 talk_up(call);
 }

@@ -288,6 +288,11 @@ static bool judge_accepted(Connection *c) {
 }
 
 static void talk_dial(Connection *c) {
+        const Host *host = peers_host(c->peers, c->host);
+        if (host && host->connection) { /* they were faster */
+                connection_kill(c, PEERS_DOWN_REPLACED);
+                return;
+        }
         PeersCall *call = call_new(c->peers, CALL_TALK);
         if (!call) {
                 connection_kill(c, PEERS_DOWN_RESET);

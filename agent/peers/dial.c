@@ -86,17 +86,25 @@ static int dial_on_timer(sd_event_source *source, uint64_t usec, void *userdata)
         return 0;
 }
 
-/* Between a half and the whole of the pause. */
-static void dial_pause(Dial *dial) {
-        uint32_t random = 0;
-        RAND_bytes((uint8_t *)&random, sizeof(random));
-        dial->backoff_usec = MIN(MAX(dial->backoff_usec * 2, BACKOFF_LEAST_USEC), BACKOFF_MOST_USEC);
-        uint64_t pause = dial->backoff_usec / 2 + random % (dial->backoff_usec / 2 + 1);
+static void dial_wait(Dial *dial, uint64_t pause) {
         int r = sd_event_add_time_relative(dial->peers->event, &dial->timer, CLOCK_BOOTTIME, pause,
                                            10 * USEC_PER_MSEC, dial_on_timer, dial);
         if (r < 0)
                 report_say(&dial->peers->report, LOG_ERR,
                            "No timer to dial again, host is not dialled any more.");
+}
+
+/* Between a half and the whole of the pause. */
+static void dial_pause(Dial *dial) {
+        uint32_t random = 0;
+        RAND_bytes((uint8_t *)&random, sizeof(random));
+        dial->backoff_usec = MIN(MAX(dial->backoff_usec * 2, BACKOFF_LEAST_USEC), BACKOFF_MOST_USEC);
+        dial_wait(dial, dial->backoff_usec / 2 + random % (dial->backoff_usec / 2 + 1));
+}
+
+void dial_kick_later(Dial *dial, uint64_t usec) {
+        if (!dial_is_busy(dial) && dial_is_wanted(dial))
+                dial_wait(dial, usec);
 }
 
 static void dial_exhausted(Dial *dial) {

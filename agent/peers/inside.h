@@ -46,6 +46,8 @@ typedef struct Resolve Resolve;
 #define LINGER_USEC        (1 * USEC_PER_SEC)
 #define IDLE_USEC          (60 * USEC_PER_SEC)
 #define USER_TIMEOUT_MSEC  5000
+#define SECOND_USEC        (300 * USEC_PER_MSEC) /* the larger id dials this much later */
+#define YOUNG_USEC         (1 * USEC_PER_SEC)    /* a connection dialled at the same moment from both sides */
 #define BACKOFF_LEAST_USEC (100 * USEC_PER_MSEC)
 #define BACKOFF_MOST_USEC  (2 * USEC_PER_SEC)
 
@@ -95,6 +97,7 @@ void dial_init(Dial *dial, Peers *peers, DialRole role, Host *host, PeersCall *c
 void dial_deinit(Dial *dial); /* its connection is killed */
 int dial_set_names(Dial *dial, const char (*names)[LIMIT_ADDRESS_BYTES + 1], uint32_t n_names);
 bool dial_is_busy(const Dial *dial);
+void dial_kick_later(Dial *dial, uint64_t usec);
 void dial_kick(Dial *dial); /* begins a round in the next work, unless busy */
 void dial_stop(Dial *dial);
 void dial_step(Dial *dial);
@@ -136,6 +139,7 @@ struct Connection {
         uint32_t n_calls, n_served, n_full;
         PeersCall *talk;
         bool up; /* told so to the hall, and not yet `down` */
+        uint64_t up_usec;
         PeersDown why;
         uint64_t idle_since_usec;
 };

@@ -71,9 +71,17 @@ static void host_free(Host *host) {
         free(host);
 }
 
-static bool host_is_ours_to_dial(const Host *host) {
-        const Peers *peers = host->dial_control.peers;
-        return host->named && host->control && peers->host != 0 && peers->host < host->id;
+static bool host_is_to_be_dialled(const Host *host) {
+        return host->named && host->control && host->dial_control.peers->host != 0;
+}
+
+/* Both sides dial, so that a host that comes back need not wait for the other's next attempt; the larger id does it
+ * a moment later, so that they seldom cross. */
+static void host_dial(Host *host) {
+        if (host->dial_control.peers->host < host->id)
+                dial_kick(&host->dial_control);
+        else
+                dial_kick_later(&host->dial_control, SECOND_USEC);
 }
 
 /* ---- the work ---- */
@@ -98,8 +106,8 @@ static void work_step_dials(Peers *peers) {
         for (size_t i = 0; i < peers->n_hosts; i++) {
                 Host *host = peers->hosts[i];
                 Dial *control = &host->dial_control;
-                if (!host->connection && host_is_ours_to_dial(host))
-                        dial_kick(control);
+                if (!host->connection && host_is_to_be_dialled(host))
+                        host_dial(host);
                 if (control->wants_step)
                         dial_step(control);
                 if (peers->n_hosts > i && peers->hosts[i] == host && host->dial_bulk.wants_step)
@@ -272,7 +280,7 @@ Peers *peers_free(Peers *peers) {
 void peers_set_host(Peers *peers, uint64_t host) {
         peers->host = host;
         for (size_t i = 0; i < peers->n_hosts; i++)
-                if (!host_is_ours_to_dial(peers->hosts[i]))
+                if (!host_is_to_be_dialled(peers->hosts[i]))
                         dial_stop(&peers->hosts[i]->dial_control);
         peers->has_ended = true;
         peers_arm(peers);
@@ -350,7 +358,7 @@ int peers_set_targets(Peers *peers, const PeersTarget *targets, size_t n) {
                         r = target_take(peers, targets + i);
         for (size_t i = 0; i < peers->n_hosts; i++) {
                 Host *host = peers->hosts[i];
-                if (!host_is_ours_to_dial(host))
+                if (!host_is_to_be_dialled(host))
                         dial_stop(&host->dial_control);
                 if (host->named && !host->control && host->connection && !host->connection->dismissed)
                         connection_kill(host->connection, PEERS_DOWN_REFUSED);

@@ -7,8 +7,8 @@
  * which judge() maps to a host (docs/WIRE.md). Dates, names, chains and extensions are ignored: nothing
  * expires. A stranger may only call Join.
  *
- * One control connection per pair: the host with the smaller id dials; a newer authenticated one replaces
- * the older. On it one long-lived bidirectional call "Talk", whose messages are letters. Bulk calls use
+ * One control connection per pair: both sides dial, the larger id a moment later; a newer authenticated one
+ * replaces the older, and when they cross the smaller id's stays. On it one long-lived bidirectional call "Talk", whose messages are letters. Bulk calls use
  * connections of their own, dialled when needed and closed after a minute without calls, so that a snapshot
  * never delays a heartbeat. */
 #pragma once
@@ -83,7 +83,7 @@ void peers_set_host(Peers *peers, uint64_t host); /* after a join gave us anothe
 int peers_listen(Peers *peers, const char *address);
 void peers_unlisten(Peers *peers);
 
-/* Whom to keep a control connection with (the smaller id dials). Connections to hosts no longer named, and
+/* Whom to keep a control connection with. Connections to hosts no longer named, and
  * any whose key is judged anew to be no member's, are closed at once. */
 typedef struct PeersTarget {
         uint64_t host;
