@@ -29,6 +29,7 @@ Link *link_free(Link *link) {
         HASH_ITER (hh, link->clients, client, next)
                 client_free(client);
         client_free(link->peer);
+        sd_event_source_disable_unref(link->first_calls);
         sd_bus_close_unref(link->sd);
         free(link);
         return NULL;

@@ -54,6 +54,7 @@ struct Link {
         size_t reply_bytes; /* sent since the write queue was last seen empty */
         Client *clients;    /* hash; behind the private socket exactly one without a name: */
         Client *peer;
+        sd_event_source *first_calls;
         Link *prev, *next; /* in Bus.links */
 };
 

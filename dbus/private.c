@@ -28,6 +28,42 @@ static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *erro
         return 0;
 }
 
+/* Some libraries send their first call in one piece with the end of their authentication. sd-bus (252) then
+ * holds the call already, but waits for the socket to become readable before it looks: so it is made to
+ * look. */
+#define FIRST_CALLS 64 /* more than fit behind a BEGIN in one read */
+
+static int on_first_calls(sd_event_source *source, void *userdata) {
+        Link *link = userdata;
+
+        for (int i = 0; i < FIRST_CALLS && !link->doomed; i++)
+                if (sd_bus_process(link->sd, NULL) <= 0)
+                        break;
+        return 0;
+}
+
+static int on_connected(sd_bus_message *m, void *userdata, sd_bus_error *error) {
+        Link *link = userdata;
+
+        return sd_event_source_set_enabled(link->first_calls, SD_EVENT_ONESHOT);
+}
+
+static int follow(Link *link) {
+        int r = sd_event_add_defer(link->bus->event, &link->first_calls, on_first_calls, link);
+        if (r < 0)
+                return r;
+        r = sd_event_source_set_enabled(link->first_calls, SD_EVENT_OFF);
+        if (r < 0)
+                return r;
+        r = sd_bus_match_signal(link->sd, NULL, "org.freedesktop.DBus.Local", "/org/freedesktop/DBus/Local",
+                                "org.freedesktop.DBus.Local", "Connected", on_connected, link);
+        if (r < 0)
+                return r;
+        return sd_bus_match_signal(link->sd, NULL, "org.freedesktop.DBus.Local",
+                                   "/org/freedesktop/DBus/Local", "org.freedesktop.DBus.Local",
+                                   "Disconnected", on_disconnected, link);
+}
+
 /* As PID 1 serves /run/systemd/private. The fd is sd-bus's from sd_bus_set_fd() on. */
 static int serve(Link *link, int *fd) {
         sd_id128_t id;
@@ -45,11 +81,11 @@ static int serve(Link *link, int *fd) {
                 return r;
         *fd = -1;
         if ((r = sd_bus_set_description(sd, "private")) < 0 || (r = sd_bus_set_server(sd, true, id)) < 0 ||
-            (r = sd_bus_set_sender(sd, BUS_NAME)) < 0 || (r = sd_bus_start(sd)) < 0 ||
+            (r = sd_bus_set_sender(sd, BUS_NAME)) < 0 || (r = sd_bus_set_connected_signal(sd, true)) < 0 ||
+            (r = sd_bus_start(sd)) < 0 ||
             (r = sd_bus_attach_event(sd, link->bus->event, SD_EVENT_PRIORITY_NORMAL)) < 0)
                 return r;
-        r = sd_bus_match_signal(sd, NULL, "org.freedesktop.DBus.Local", "/org/freedesktop/DBus/Local",
-                                "org.freedesktop.DBus.Local", "Disconnected", on_disconnected, link);
+        r = follow(link);
         if (r < 0)
                 return r;
         return link_add_objects(link);
