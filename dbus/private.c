@@ -80,9 +80,11 @@ static int serve(Link *link, int *fd) {
         if (r < 0)
                 return r;
         *fd = -1;
-        if ((r = sd_bus_set_description(sd, "private")) < 0 || (r = sd_bus_set_server(sd, true, id)) < 0 ||
-            (r = sd_bus_set_sender(sd, BUS_NAME)) < 0 || (r = sd_bus_set_connected_signal(sd, true)) < 0 ||
-            (r = sd_bus_start(sd)) < 0 ||
+        /* Who calls was asked of the kernel in welcome(). sd-bus would ask again, and turn away whoever has
+         * no pid here: a client in another pid namespace. */
+        if ((r = sd_bus_set_anonymous(sd, true)) < 0 || (r = sd_bus_set_description(sd, "private")) < 0 ||
+            (r = sd_bus_set_server(sd, true, id)) < 0 || (r = sd_bus_set_sender(sd, BUS_NAME)) < 0 ||
+            (r = sd_bus_set_connected_signal(sd, true)) < 0 || (r = sd_bus_start(sd)) < 0 ||
             (r = sd_bus_attach_event(sd, link->bus->event, SD_EVENT_PRIORITY_NORMAL)) < 0)
                 return r;
         r = follow(link);
