@@ -33,9 +33,14 @@ typedef struct TokenWork {
 static int remember_listening(Agent *agent) {
         if (agent->host.listen)
                 return 0;
-        agent->host.listen = true;
+        HostFile host = agent->host;
+        host.listen = true;
+        int r = host_file_save(agent->options.disk, &host);
+        if (r < 0)
+                return r;
+        agent->host = host;
         agent->duty_usec = 0;
-        return host_file_save(agent->options.disk, &agent->host);
+        return 0;
 }
 
 static int collect_keys(const Member *member, void *userdata) {
@@ -342,6 +347,9 @@ static void accepted(Agent *agent, JoinReply *reply) {
                         members->known[members->n_known++] = reply->members[i];
         if (members->n_known == 0)
                 return join_failed(agent, JOIN_REFUSED, "the answer names no other member");
+        /* Before the switch: a host that is a member and forgot to listen could not be reached any more. */
+        if (remember_listening(agent) < 0)
+                return join_failed(agent, JOIN_REFUSED, "the host file cannot be written (disk full?)");
         join->accepted = true;
         join->next_address = 0;
         join->retry_usec = 0;
@@ -539,7 +547,6 @@ void join_switched(Agent *agent) {
         agent->members.refused_usec = 0;
         free(TAKE(agent->members.known));
         agent->members.n_known = 0;
-        (void)remember_listening(agent);
 }
 
 void join_work(Agent *agent) {
