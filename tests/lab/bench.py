@@ -1,20 +1,66 @@
 # How fast treaty is on this machine, beside what the machine itself can do.
 #
-# The clients run in one process per host, each with its own connection to that host's private socket and one request in
-# flight; the raw rate is one small append and fdatasync after the other on the disk the hosts live on. Only ratios say
-# much: three hosts and all clients share this machine.
-import multiprocessing
+# The load comes from treaty-load (tests/bench), which sits on this machine, in one thread, and speaks to the private
+# socket inside a host as programs there do. Three agents, the load and whatever else runs here share the machine: only
+# ratios within one run say anything, so each run measures its own yardsticks: the disk's raw fdatasync rate, one client
+# against many, and the CPU time that each agent spent per call, which depends least on who else was running.
+import datetime
+import glob
+import json
 import os
-import random
-import statistics
+import platform
+import re
 import time
 
-from . import cluster
-from .bus import Bus
-from .tools import say
+from . import build, cluster
+from .tools import LabError, read, run, say
 
-KEYS = 10000
-VALUE = b"v" * 256
+KEYS, VALUE = 10000, 256
+DOC = f"{build.CHECKOUT}/docs/PERFORMANCE.md"
+BEGIN, END = "<!-- measured by ./lab bench --write -->\n", "<!-- end of what was measured -->\n"
+
+
+class Agent:
+    """The agent of a host as this machine sees it."""
+
+    def __init__(self, host):
+        found = glob.glob(f"{host.cgroup}/payload/**/treatyd.service/cgroup.procs", recursive=True)
+        pids = read(found[0]).split() if found else []
+        if not pids:
+            raise LabError(f"{host.name} runs no agent")
+        self.host, self.pid = host, int(pids[0])
+
+    @property
+    def socket(self):
+        return f"/proc/{self.pid}/root/run/treaty/private"
+
+    @property
+    def cpu_usec(self):
+        """CPU time of all its threads; the scheduler's own count, far finer than clock ticks."""
+        return sum(int(read(p).split()[0]) for p in glob.glob(f"/proc/{self.pid}/task/*/schedstat")) / 1000
+
+    @property
+    def wakes(self):
+        """How often its threads were put on a processor of their own accord."""
+        return sum(int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", read(p), re.M).group(1))
+                   for p in glob.glob(f"/proc/{self.pid}/task/*/status"))
+
+    @property
+    def written(self):
+        """Bytes it sent towards the disk."""
+        return int(re.search(r"^write_bytes: (\d+)", read(f"/proc/{self.pid}/io"), re.M).group(1))
+
+    @property
+    def memory_mib(self):
+        return int(re.search(r"^VmRSS:\s+(\d+)", read(f"/proc/{self.pid}/status"), re.M).group(1)) / 1024
+
+
+def load(agent, verb, clients=1, seconds=3.0, warm_up=0.5):
+    """What treaty-load saw: a dict with per_second, p50_usec, p99_usec, answers, errors, ..."""
+    done = run(f"{build.BUILD}/tests/bench/treaty-load", f"--clients={clients}", f"--seconds={seconds}",
+               f"--warm-up={warm_up}", f"--keys={KEYS}", f"--size={VALUE}", verb, agent.socket,
+               timeout=seconds + warm_up + 120)
+    return json.loads(done.stdout)
 
 
 def raw_fdatasync(directory, seconds):
@@ -26,7 +72,7 @@ def raw_fdatasync(directory, seconds):
         os.fsync(fd)
         count, began = 0, time.monotonic()
         while time.monotonic() - began < seconds:
-            os.pwrite(fd, VALUE * 2, (count * 512) % (8 << 20))
+            os.pwrite(fd, b"x" * 512, (count * 512) % (8 << 20))
             os.fdatasync(fd)
             count += 1
         return count / (time.monotonic() - began)
@@ -35,123 +81,122 @@ def raw_fdatasync(directory, seconds):
         os.unlink(path)
 
 
-def key(number):
-    return f"/bench/{number:05}"
+def idle(agents, seconds):
+    """Per agent what it does when nobody wants anything: CPU in %, wake-ups a second, bytes to the disk."""
+    before = [(a.cpu_usec, a.wakes, a.written) for a in agents]
+    time.sleep(seconds)
+    return [((a.cpu_usec - cpu) / seconds / 1e4, (a.wakes - wakes) / seconds, a.written - written)
+            for a, (cpu, wakes, written) in zip(agents, before)]
 
 
-def one_call(bus, kind, number):
-    """Sends one request of this kind; returns what collect() will know it by."""
-    if kind == "write":
-        return bus.send("Tree.Set", key(number), VALUE, 0, {})
-    return bus.send("Tree.Get", key(number), 1 if kind == "linearizable" else 0, {})
+def settle(agents, timeout=60):
+    """Until nothing of what was done before is still on its way to the disk: two seconds without a byte."""
+    deadline, before = time.monotonic() + timeout, None
+    while time.monotonic() < deadline:
+        now = [a.written for a in agents]
+        if now == before:
+            return
+        before = now
+        time.sleep(2)
 
 
-def client(host, kind, lanes, seconds, ready, go, results, private):
-    """`lanes` clients in one process. Each has a connection of its own, so the agent sees that many callers."""
-    import selectors
-    buses = [Bus(host, private=private) for _ in range(lanes)]
-    choose, selector = random.Random(os.getpid()), selectors.DefaultSelector()
-    for bus in buses:
-        selector.register(bus.link.sock, selectors.EVENT_READ, bus)
-    ready.release()
-    go.wait()
-    began, times, errors, sent = time.monotonic(), [], 0, {}
-    for bus in buses:
-        one_call(bus, kind, choose.randrange(KEYS))
-        sent[bus] = time.monotonic()
-    while sent and time.monotonic() - began < seconds + 15:
-        for item, _ in selector.select(1):
-            bus = item.data
-            if bus not in sent:
-                continue
-            _, value = bus.collect()
-            now = time.monotonic()
-            times.append(now - sent.pop(bus))
-            errors += isinstance(value, Exception)
-            if now - began < seconds:
-                one_call(bus, kind, choose.randrange(KEYS))
-                sent[bus] = time.monotonic()
-    results.put((times, errors, len(sent), time.monotonic() - began))
-    for bus in buses:
-        bus.close()
+def roles(hosts):
+    """(leader, the others) as agents."""
+    first = cluster.leader(hosts)
+    return Agent(first), [Agent(h) for h in hosts if h.name != first.name]
 
 
-def measure(hosts, kind, clients, seconds, private=True):
-    """(calls a second, p50, p99 in seconds, errors) of so many clients, spread over the hosts."""
-    fork = multiprocessing.get_context("fork")
-    ready, go, results = fork.Semaphore(0), fork.Event(), fork.Queue()
-    lanes = [clients // len(hosts) + (n < clients % len(hosts)) for n in range(len(hosts))]
-    workers = [fork.Process(target=client, args=(h, kind, n, seconds, ready, go, results, private), daemon=True)
-               for h, n in zip(hosts, lanes) if n]
-    for worker in workers:
-        worker.start()
-    for _ in workers:
-        if not ready.acquire(timeout=20):
-            raise RuntimeError("a client of the measurement could not connect")
-    go.set()
-    parts = [results.get(timeout=seconds + 60) for _ in workers]
-    for worker in workers:
-        worker.join(10)
-    times = sorted(t for part in parts for t in part[0])
-    if not times:
-        return 0.0, 0.0, 0.0, sum(part[1] + part[2] for part in parts)
-    return (len(times) / max(part[3] for part in parts), statistics.median(times),
-            times[min(len(times) - 1, int(len(times) * 0.99))], sum(part[1] + part[2] for part in parts))
+# ---- the table ----
+
+HEAD = ["what", "asked at", "clients", "per second", "p50 ms", "p99 ms", "leader µs", "asked µs", "all µs", "errors"]
 
 
-def fill(host):
-    """So that reads find something: all keys, a hundred in flight."""
-    with Bus(host, private=True) as bus:
-        waiting = 0
-        for number in range(KEYS):
-            bus.send("Tree.Set", key(number), VALUE, 0, {})
-            waiting += 1
-            if waiting == 100:
-                _, answer = bus.collect()
-                waiting -= 1
-                if isinstance(answer, Exception):
-                    raise answer
-        for _ in range(waiting):
-            bus.collect()
+def row(what, verb, where, leader, followers, clients, seconds):
+    asked = leader if where == "leader" else followers[0]
+    agents = [leader] + followers
+    before = [a.cpu_usec for a in agents]
+    seen = load(asked, verb, clients, seconds)
+    spent = {a: (a.cpu_usec - b) / max(1, seen["all_answers"]) for a, b in zip(agents, before)}
+    return [what, where, clients, round(seen["per_second"]), seen["p50_usec"] / 1e3, seen["p99_usec"] / 1e3,
+            spent[leader], spent[asked], sum(spent.values()), seen["errors"]]
 
 
-def agent_memory_kib(host):
-    pid = host.run("systemctl", "show", "--property=MainPID", "--value", "treatyd.service").stdout.strip()
-    status = host.run("cat", f"/proc/{pid}/status").stdout
-    return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+def cell(value):
+    if isinstance(value, float):
+        return f"{value:.2f}" if value < 100 else f"{value:.0f}"
+    return str(value)
 
 
-def agent_cpu_seconds(host):
-    pid = host.run("systemctl", "show", "--property=MainPID", "--value", "treatyd.service").stdout.strip()
-    stat = host.run("cat", f"/proc/{pid}/stat").stdout.rsplit(")", 1)[1].split()
-    return (int(stat[11]) + int(stat[12])) / os.sysconf("SC_CLK_TCK")
+def measure(fleet, hosts, seconds, idle_seconds):
+    """Measures and prints as it goes; returns the lines for the document."""
+    lines = []
+
+    def tell(line=""):
+        print(line, flush=True)
+        lines.append(line)
+
+    leader, followers = roles(hosts)
+    agents = [leader] + followers
+    empty = max(a.memory_mib for a in agents)
+    load(leader, "fill", 64)
+    rate = raw_fdatasync(fleet.dir, seconds)
+    tell("| " + " | ".join(HEAD) + " |")
+    tell("|" + "---|" * len(HEAD))
+    rates = {}
+    for what, verb, counts in (("write", "set", (1, 16, 64, 100, 256)), ("local read", "get", (1, 64)),
+                               ("linearizable read", "linearizable", (1, 64))):
+        for where in ("follower", "leader"):
+            for clients in counts:
+                cells = row(what, verb, where, leader, followers, clients, seconds)
+                rates[verb, where, clients] = cells[3]
+                tell("| " + " | ".join(cell(c) for c in cells) + " |")
+    rate = (rate + raw_fdatasync(fleet.dir, seconds)) / 2
+    tell()
+    tell(f"- raw fdatasync of this disk, in the same minutes: {rate:.0f}/s, {1e3 / rate:.2f} ms each")
+    tell(f"- 100 writers get {rates['set', 'follower', 100] / max(1, rates['set', 'follower', 1]):.1f} times the "
+         f"throughput of one at a follower, {rates['set', 'leader', 100] / max(1, rates['set', 'leader', 1]):.1f} times "
+         "at the leader")
+    full = max(a.memory_mib for a in agents)
+    tell(f"- memory (RSS, the largest of three): {empty:.1f} MiB empty, {full:.1f} MiB with {KEYS} entries of {VALUE} "
+         "bytes after all of the above")
+    settle(agents)
+    seen = idle(agents, idle_seconds)
+    for name, (cpu, wakes, written) in zip(["leader"] + ["follower"] * len(followers), seen):
+        tell(f"- idle {name} over {idle_seconds:.0f} s: {cpu:.2f} % CPU, {wakes:.0f} wake-ups a second, "
+             f"{written} bytes to the disk")
+    return lines
 
 
-def bench(fleet, seconds):
+def machine():
+    """What a reader has to know to compare."""
+    cpu = re.search(r"^model name\s*: (.*)$", read("/proc/cpuinfo"), re.M)
+    memory = int(re.search(r"^MemTotal:\s+(\d+)", read("/proc/meminfo"), re.M).group(1)) / 1048576
+    commit = run("git", "-C", build.CHECKOUT, "rev-parse", "--short=12", "HEAD", check=False).stdout.strip()
+    return [f"- {datetime.date.today()}, treaty {commit or 'without git'}, built with --buildtype=debugoptimized",
+            f"- {os.cpu_count()} cores ({cpu.group(1) if cpu else platform.machine()}), {memory:.1f} GiB, "
+            f"Linux {platform.release()}; load average at the end {os.getloadavg()[0]:.1f}"]
+
+
+def write_document(lines):
+    try:
+        text = read(DOC)
+    except FileNotFoundError:
+        raise LabError(f"{DOC} is missing, so there is nowhere to write to")
+    if BEGIN not in text or END not in text:
+        raise LabError(f"{DOC} has lost the marks between which measurements go")
+    before, rest = text.split(BEGIN, 1)
+    with open(DOC, "w") as f:
+        f.write(before + BEGIN + "\n".join([""] + lines + [""]) + "\n" + END + rest.split(END, 1)[1])
+    say(f"written to {DOC}")
+
+
+def bench(fleet, seconds, idle_seconds=20, write=False):
     with fleet.lock():
         hosts = fleet.up(3)
-        cluster.form(hosts)
         try:
-            table(fleet, hosts, seconds)
+            cluster.form(hosts)
+            lines = measure(fleet, hosts, seconds, idle_seconds)
+            if write:
+                write_document(machine() + [""] + lines)
         finally:
             fleet.down()
-
-
-def table(fleet, hosts, seconds):
-    say("measuring the idle agents for 10 s")
-    before = [agent_cpu_seconds(h) for h in hosts]
-    time.sleep(10)
-    idle = [(agent_cpu_seconds(h) - b) * 10 for h, b in zip(hosts, before)]
-    memory = [agent_memory_kib(h) / 1024 for h in hosts]
-    print(f"idle: {max(idle):.1f} % CPU, {max(memory):.1f} MiB RSS (the largest of three agents)")
-    rate = raw_fdatasync(fleet.dir, min(seconds, 3))
-    print(f"raw fdatasync here: {rate:.0f}/s, {1e3 / rate:.2f} ms each")
-    fill(hosts[0])
-    print(f"{'what':24}{'clients':>8}{'per second':>12}{'p50 ms':>9}{'p99 ms':>9}{'errors':>8}")
-    for kind, counts in (("write", (1, 16, 64, 256)), ("local", (1, 64)), ("linearizable", (1, 64))):
-        for clients in counts:
-            per_second, p50, p99, errors = measure(hosts, kind, clients, seconds)
-            print(f"{kind + ('' if kind == 'write' else ' read'):24}{clients:>8}{per_second:>12.0f}{p50 * 1e3:>9.2f}"
-                  f"{p99 * 1e3:>9.2f}{errors:>8}", flush=True)
-    memory = [agent_memory_kib(h) / 1024 for h in hosts]
-    print(f"with {KEYS} entries of {len(VALUE)} bytes: {max(memory):.1f} MiB RSS")

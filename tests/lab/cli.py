@@ -88,6 +88,8 @@ def parser():
 
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
+    bench.add_argument("--quick", action="store_true", help="one second each, five of idleness")
+    bench.add_argument("--write", action="store_true", help="write what was measured into docs/PERFORMANCE.md")
     return top
 
 
@@ -218,4 +220,6 @@ def verb_soak(fleet, options):
 
 def verb_bench(fleet, options):
     from . import bench
-    return bench.bench(fleet, options.seconds)
+    if options.quick:
+        return bench.bench(fleet, 1, 5, options.write)
+    return bench.bench(fleet, options.seconds, write=options.write)
