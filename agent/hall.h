@@ -292,6 +292,7 @@ typedef struct Snapshots {
 
 void snapshot_called(Agent *agent, PeersCall *call, uint64_t host);
 void snapshot_serve(Agent *agent); /* turn */
+void snapshot_watch(Agent *agent); /* turn: a peer that was told to fetch and does not */
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
 bool snapshot_fetching(const Agent *agent);
 void snapshot_stored(Agent *agent, uint64_t seq);

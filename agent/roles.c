@@ -48,16 +48,12 @@ void roles_status(Agent *agent, uint64_t host, const LetterStatus *status) {
 
 /* ---- The observer's side of a promotion ---- */
 
-void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
+/* What is applied is made durable first, then the log begins behind it. */
+static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
         Roles *roles = &agent->roles;
 
-        if (!agent->follow.active || agent->damaged || agent->removed || snapshot_fetching(agent) ||
-            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
-                return;
-        if (roles->promote_index != 0 && roles->promote_from == from)
-                return; /* on the way already */
         roles->promote_from = from;
-        roles->promote_term = promote->term;
+        roles->promote_term = term;
         roles->promote_index = agent->tree_status.applied;
         roles->promote_seq = 0;
         roles->promoted_usec = agent->now_usec;
@@ -69,6 +65,26 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         }
         tree_checkpoint(agent->tree);
         agent->again = true;
+}
+
+void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
+        Roles *roles = &agent->roles;
+
+        if (!agent->follow.active || agent->damaged || agent->removed || snapshot_fetching(agent) ||
+            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
+                return;
+        if (roles->promote_index != 0 && roles->promote_from == from)
+                return; /* on the way already */
+        begin_base(agent, from, promote->term);
+}
+
+/* The configuration that names this host came as a tree or by Follow (it was down when it was appended): so
+ * nobody will ask, and what it applied has to become a base before it can vote. */
+static void promote_self(Agent *agent) {
+        if (agent->follow.active && !agent->raft_status.keeps_log && agent->roles.promote_index == 0 &&
+            !agent->damaged && !agent->removed && !snapshot_fetching(agent) &&
+            conf_is_voter(agent->raft_status.conf, agent->host.id))
+                begin_base(agent, 0, agent->raft_status.term);
 }
 
 int hall_submit_base(Agent *agent, uint64_t seq) {
@@ -116,7 +132,8 @@ void roles_stored(Agent *agent, uint64_t seq) {
                 .kind = LETTER_PROMOTED,
                 .promote = {.term = roles->promote_term, .index = tree->applied},
         };
-        (void)hall_send(agent, roles->promote_from, &letter);
+        if (roles->promote_from != 0)
+                (void)hall_send(agent, roles->promote_from, &letter);
         roles->promote_index = roles->promote_seq = 0;
 }
 
@@ -532,6 +549,7 @@ void roles_work(Agent *agent) {
         Removal *removal, *next;
 
         tell_status(agent);
+        promote_self(agent);
         promotion_durable(agent);
         promotion_lapses(agent);
         DL_FOREACH_SAFE (agent->roles.removals, removal, next)

@@ -12,6 +12,7 @@
 #define MAX_SENDS  4
 #define FETCH_USEC (10 * 60 * USEC_PER_SEC)
 #define RETRY_USEC (500 * USEC_PER_MSEC)
+#define TOLD_USEC  (2 * USEC_PER_SEC)
 
 /* ---- Sending ---- */
 
@@ -117,6 +118,25 @@ void snapshot_serve(Agent *agent) {
         for (send = agent->snapshots.sends; send; send = send->next)
                 if (!send->full)
                         agent->again = true;
+}
+
+/* The word "fetch" can be lost, or come while the peer is about to switch to an earlier one: probed again. */
+void snapshot_watch(Agent *agent) {
+        for (size_t i = 0; i < agent->raft_status.n_progress; i++) {
+                const RaftProgress *progress = &agent->raft_status.progress[i];
+                if (!progress->in_snapshot ||
+                    agent->now_usec - roles_view(agent, progress->id)->fetch_usec < TOLD_USEC)
+                        continue;
+                SnapshotSend *send = agent->snapshots.sends;
+                while (send && send->host != progress->id)
+                        send = send->next;
+                if (!send) {
+                        roles_view(agent, progress->id)->fetch_usec = agent->now_usec;
+                        (void)raft_snapshot_done(agent->raft, progress->id, 0, false, agent->now_usec);
+                        agent->again = true;
+                        return; /* the list is of before */
+                }
+        }
 }
 
 /* ---- Fetching ---- */

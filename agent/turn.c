@@ -175,7 +175,7 @@ static void role_changed(Agent *agent, const RaftStatus *before) {
         /* Once in a configuration (it is enough that it was appended), this host keeps a log and no longer
          * follows. */
         bool voter = conf_is_voter(status->conf, agent->host.id);
-        if (voter && agent->follow.active) {
+        if (voter && agent->follow.active && status->keeps_log) {
                 follow_end(agent);
                 agent->follow.active = false;
         } else if (!voter && !agent->follow.active && status->conf_committed &&
@@ -355,6 +355,7 @@ static void work_duties(Agent *agent) {
         sessions_work(agent);
         members_work(agent);
         roles_work(agent);
+        snapshot_watch(agent);
         join_work(agent);
         follow_work(agent);
         leave_full_disk(agent);
