@@ -17,6 +17,7 @@
 #define REQUEST_MARGIN_USEC USEC_PER_SEC /* no offer with less than this left */
 #define ANNOUNCE_USEC       (500 * USEC_PER_MSEC)
 #define BUSY_USEC           (20 * USEC_PER_MSEC)
+#define KEPT_SERIALS        1024
 #define QUEUE_MAX           (4 * LIMIT_SERIALS)
 
 static Request *request_unlink(Request *request) {
@@ -186,6 +187,18 @@ static uint64_t lowest_unresolved(const Requests *requests) {
         return requests->offered ? requests->offered->serial : requests->next_serial;
 }
 
+/* The row in the tree has to tell of an Unknown also when this process is gone: what was decided is kept in
+ * it for a thousand requests more. */
+static uint64_t lowest_to_keep(const Requests *requests) {
+        uint64_t lowest = lowest_unresolved(requests);
+        uint64_t least = requests->next_serial > KEPT_SERIALS ? requests->next_serial - KEPT_SERIALS : 1;
+
+        for (size_t i = 0; i < MIN(requests->n_decided, (unsigned)ELEMENTSOF(requests->decided)); i++)
+                if (requests->decided[i].serial >= least)
+                        lowest = MIN(lowest, requests->decided[i].serial);
+        return lowest;
+}
+
 static int send_offer(Agent *agent, Bytes command, uint64_t serial) {
         Requests *requests = &agent->requests;
         Letter letter = {
@@ -196,7 +209,7 @@ static int send_offer(Agent *agent, Bytes command, uint64_t serial) {
                                 .stream = requests->stream,
                                 .previous = requests->previous,
                                 .serial = serial,
-                                .lowest_unresolved = lowest_unresolved(requests),
+                                .lowest_unresolved = lowest_to_keep(requests),
                                 .command = command,
                         },
         };
@@ -281,7 +294,7 @@ static int request_number(Request *request) {
         kept->command.host = agent->host.id;
         kept->command.incarnation = requests->incarnation;
         kept->command.serial = requests->next_serial;
-        kept->command.lowest_unresolved = lowest_unresolved(requests);
+        kept->command.lowest_unresolved = lowest_to_keep(requests);
         if (kept->command.flags & (COMMAND_EPHEMERAL | COMMAND_IF_OWNED))
                 kept->command.generation = agent->sessions.generation;
         int r = wire_command_encode(&kept->command, &request->encoded);
