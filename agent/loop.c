@@ -1,6 +1,8 @@
-/* The loop wakes, the hall turns. All sources only note; a post source at idle priority fires once per burst and calls
- * the turn. Under an endless flood an idle source starves, so after LIMIT_TURN_EVENTS notes a source of higher
- * priority is armed as well: the turn is then due before the next event, but still never inside one. */
+/* The loop wakes, the hall turns. All sources only note; a note arms a source at idle priority, which calls
+ * the turn when nothing else of the burst is left. (A deferred source, not a post source: those become due
+ * by what is dispatched while they are armed already, so a lone event would wait for the next one.) Under an
+ * endless flood an idle source starves, so after LIMIT_TURN_EVENTS notes a source of higher priority is
+ * armed as well: the turn is then due before the next event, but still never inside one. */
 #include "loop.h"
 
 #include <arpa/inet.h>
@@ -23,7 +25,7 @@
 #define ADDRESSES_USEC (30 * USEC_PER_SEC)
 
 /* systemd-id128(1) new: treaty's own, so that the machine id itself never leaves the host. */
-#define MACHINE_APP SD_ID128_MAKE(6f,1d,6c,0e,52,8a,4b,d6,9e,1b,3f,7a,22,c4,90,5d)
+#define MACHINE_APP SD_ID128_MAKE(6f, 1d, 6c, 0e, 52, 8a, 4b, d6, 9e, 1b, 3f, 7a, 22, c4, 90, 5d)
 
 struct Loop {
         sd_event *event;
@@ -200,7 +202,8 @@ static int on_reload(sd_event_source *source, const struct signalfd_siginfo *inf
         (void)sd_notifyf(false, "RELOADING=1\nMONOTONIC_USEC=%llu", (unsigned long long)now_boottime(NULL));
         if (config_load(&config, NULL) >= 0) {
                 journal_set_level(config.log_level);
-                log_info("Configuration read again: the log level is in force; other settings wait for a restart.");
+                log_info(
+                        "Configuration read again: the log level is in force; other settings wait for a restart.");
                 config_deinit(&config);
         }
         (void)sd_notify(false, "READY=1");
@@ -247,7 +250,8 @@ static uint32_t own_addresses(const Config *config, char (*ret)[LIMIT_ADDRESS_BY
         for (int family = AF_INET; family; family = family == AF_INET ? AF_INET6 : 0)
                 for (struct ifaddrs *ifa = list; ifa && n < LIMIT_ADDRESSES; ifa = ifa->ifa_next)
                         if (address_is_useful(ifa) && ifa->ifa_addr->sa_family == family)
-                                address_text(ifa->ifa_addr, listen_port(config), ret[n++], LIMIT_ADDRESS_BYTES + 1);
+                                address_text(ifa->ifa_addr, listen_port(config), ret[n++],
+                                             LIMIT_ADDRESS_BYTES + 1);
         freeifaddrs(list);
         return n;
 }
@@ -284,8 +288,8 @@ static void on_letter(void *userdata, uint64_t host, uint64_t connection, Bytes 
         agent_letter(((Loop *)userdata)->agent, host, connection, bytes);
 }
 
-static void on_called(void *userdata, PeersCall *call, uint64_t host, const uint8_t key[static KEY_HASH_BYTES],
-                      const char *method, Bytes request) {
+static void on_called(void *userdata, PeersCall *call, uint64_t host,
+                      const uint8_t key[static KEY_HASH_BYTES], const char *method, Bytes request) {
         agent_called(((Loop *)userdata)->agent, call, host, key, method, request);
 }
 
@@ -296,20 +300,21 @@ static int open_agent(Loop *loop) {
         AgentOptions options = {
                 .state_directory = config->state_dir,
                 .disk = loop->disk,
-                .report = { .say = say },
+                .report = {.say = say},
                 .threads = true,
                 .join = config->join,
                 .heartbeat_usec = config->heartbeat_usec,
                 .election_usec = config->election_usec,
                 .session_usec = config->session_timeout_usec,
                 .max_voters = config->max_voters ?: 5,
-                .outside = {
-                        .userdata = loop,
-                        .now = now_boottime,
-                        .wall = now_wall,
-                        .random = random_bytes,
-                        .wake = wake,
-                },
+                .outside =
+                        {
+                                .userdata = loop,
+                                .now = now_boottime,
+                                .wall = now_wall,
+                                .random = random_bytes,
+                                .wake = wake,
+                        },
         };
         network_table(&options.outside);
 
@@ -336,16 +341,17 @@ static int open_peers(Loop *loop) {
                 .event = loop->event,
                 .key = loop->key,
                 .host = status.host,
-                .report = { .say = say },
-                .events = {
-                        .judge = on_judge,
-                        .up = on_up,
-                        .down = on_down,
-                        .unreachable = on_unreachable,
-                        .letter = on_letter,
-                        .called = on_called,
-                        .userdata = loop,
-                },
+                .report = {.say = say},
+                .events =
+                        {
+                                .judge = on_judge,
+                                .up = on_up,
+                                .down = on_down,
+                                .unreachable = on_unreachable,
+                                .letter = on_letter,
+                                .called = on_called,
+                                .userdata = loop,
+                        },
         };
         loop->network.n_listen = loop->config.n_listen;
         loop->network.listen = loop->config.listen;
@@ -355,7 +361,8 @@ static int open_peers(Loop *loop) {
 static int open_door(Loop *loop) {
         char path[4096];
         snprintf(path, sizeof(path), "%s/private", loop->config.runtime_dir);
-        BusOptions options = { .private_path = path, .private_fd = -1, .changed = tell_status, .userdata = loop };
+        BusOptions options = {
+                .private_path = path, .private_fd = -1, .changed = tell_status, .userdata = loop};
         int r = bus_new(&loop->bus, loop->agent, loop->event, &options);
         if (r < 0)
                 return log_error_errno(r, "The private socket %s cannot be had", path);
@@ -363,9 +370,11 @@ static int open_door(Loop *loop) {
 }
 
 static int add_sources(Loop *loop) {
-        int r = sd_event_add_post(loop->event, &loop->turn, on_turn, loop);
+        int r = sd_event_add_defer(loop->event, &loop->turn, on_turn, loop);
         if (r >= 0)
                 r = sd_event_source_set_priority(loop->turn, SD_EVENT_PRIORITY_IDLE);
+        if (r >= 0)
+                r = sd_event_source_set_enabled(loop->turn, SD_EVENT_OFF);
         if (r >= 0)
                 r = sd_event_add_defer(loop->event, &loop->urgent, on_turn, loop);
         if (r >= 0)
@@ -388,10 +397,11 @@ static int add_sources(Loop *loop) {
 static int add_agent_sources(Loop *loop) {
         int r = sd_event_add_io(loop->event, &loop->log, agent_log_fd(loop->agent), EPOLLIN, on_news, loop);
         if (r >= 0)
-                r = sd_event_add_io(loop->event, &loop->tree, agent_tree_fd(loop->agent), EPOLLIN, on_news, loop);
+                r = sd_event_add_io(loop->event, &loop->tree, agent_tree_fd(loop->agent), EPOLLIN, on_news,
+                                    loop);
         if (r >= 0)
-                r = sd_event_add_time(loop->event, &loop->addresses, CLOCK_BOOTTIME, now_boottime(NULL) + USEC_PER_SEC,
-                                      USEC_PER_SEC, on_addresses, loop);
+                r = sd_event_add_time(loop->event, &loop->addresses, CLOCK_BOOTTIME,
+                                      now_boottime(NULL) + USEC_PER_SEC, USEC_PER_SEC, on_addresses, loop);
         return r;
 }
 
@@ -408,7 +418,8 @@ static int open_state(Loop *loop) {
 }
 
 int loop_new(Loop **ret, const Config *config) {
-        _cleanup_(loop_freep) Loop *loop = calloc(1, sizeof(Loop));
+        _cleanup_(loop_freep)
+        Loop *loop = calloc(1, sizeof(Loop));
         if (!loop)
                 return -ENOMEM;
         loop->config = *config;
