@@ -219,6 +219,7 @@ void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
 void sessions_heard(Agent *agent, uint64_t host, uint64_t generation);
 void sessions_applied(Agent *agent, const Command *command, const Result *result);
 void sessions_load(Agent *agent); /* after announcing or a new tree: what the tree says we own */
+void sessions_rebase(Agent *agent); /* after a new tree of the same cluster */
 void sessions_reset(Agent *agent);
 void sessions_leave(Agent *agent); /* another cluster: what is owned is made anew there */
 uint64_t sessions_deadline(const Agent *agent);

@@ -432,6 +432,18 @@ static void begin_anew(Agent *agent) {
         agent->sessions.work = true;
 }
 
+/* The tree was replaced by a snapshot: what happened to our session in between did not pass here. */
+void sessions_rebase(Agent *agent) {
+        TreeSession session;
+        bool attached = tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached;
+        uint64_t generation = attached ? session.generation : 0;
+
+        if (generation == agent->sessions.generation)
+                return;
+        agent->sessions.generation = generation;
+        begin_anew(agent);
+}
+
 void sessions_applied(Agent *agent, const Command *command, const Result *result) {
         Sessions *sessions = &agent->sessions;
         if (result->status != RESULT_DONE)

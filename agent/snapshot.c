@@ -120,7 +120,8 @@ void snapshot_serve(Agent *agent) {
                         agent->again = true;
 }
 
-/* The word "fetch" can be lost, or come while the peer is about to switch to an earlier one: probed again. */
+/* The word "fetch" can be lost, or come while the peer is about to switch to an earlier one: probed again.
+ */
 void snapshot_watch(Agent *agent) {
         for (size_t i = 0; i < agent->raft_status.n_progress; i++) {
                 const RaftProgress *progress = &agent->raft_status.progress[i];
@@ -302,6 +303,8 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                 agent->changed_usec = agent->now_usec;
                 if (foreign)
                         join_switched(agent);
+                else
+                        sessions_rebase(agent);
                 requests_rebase(agent);
                 watches_rebase(agent);
                 agent->again = true;
