@@ -439,7 +439,8 @@ static void removal_work(Removal *removal) {
         if (tree_member(agent->tree, removal->host, &member) != 0)
                 return removal_end(removal, ANSWER_REFUSED, &(Result){.status = RESULT_NO_MEMBER});
         if (conf_is_voter(agent->raft_status.conf, removal->host) || !agent->raft_status.conf_committed) {
-                if (agent->raft_status.conf->n_voters == 1 && !conf_is_joint(agent->raft_status.conf))
+                if (conf_is_voter(agent->raft_status.conf, removal->host) &&
+                    agent->raft_status.conf->n_voters == 1 && !conf_is_joint(agent->raft_status.conf))
                         return removal_end(removal, ANSWER_REFUSED, &(Result){.status = RESULT_LAST_VOTER});
                 if (removal->host == agent->host.id)
                         (void)raft_transfer(agent->raft, 0, agent->now_usec);
