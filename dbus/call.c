@@ -165,6 +165,10 @@ int call_begin(Link *link, sd_bus_message *m, CallHandler handler, sd_bus_error 
         int r = message_weight(m, &weight);
         if (r < 0)
                 return r;
+        if (weight > LIMIT_CALL_BYTES_PER_CLIENT)
+                return sd_bus_error_setf(error, ERROR_TOO_LARGE,
+                                         "A call with %zu bytes of arguments; none needs more than %d.", weight,
+                                         LIMIT_CALL_BYTES_PER_CLIENT);
         r = client_of(link, m, &client);
         if (r < 0)
                 return client_error(r, error);

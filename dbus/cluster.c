@@ -280,7 +280,7 @@ static const char *join_text(JoinAnswer answer) {
         case JOIN_TOKEN_EXPIRED:
                 return "The token has expired; make a new one with \"treatyctl token\".";
         case JOIN_TOKEN_USED:
-                return "The token is used up; make a new one with \"treatyctl token\".";
+                return "The token is used up or revoked; make a new one with \"treatyctl token\".";
         case JOIN_NOT_EMPTY:
                 return "The tree of this host holds entries, which joining would discard; allow it with \"treatyctl join "
                        "--discard\".";
