@@ -109,6 +109,7 @@ Agent *agent_free(Agent *agent, bool clean) {
         if (!agent)
                 return NULL;
 
+        bool gate = agent->reads.gate;
         agent->in_turn = true; /* nobody is woken any more */
         requests_fail(agent, ANSWER_STOPPING);
         reads_fail(agent, ANSWER_STOPPING);
@@ -124,7 +125,11 @@ Agent *agent_free(Agent *agent, bool clean) {
         raft_free(agent->raft);
         if (clean && agent->failed == 0) {
                 tree_close(agent->tree);
-                log_close(agent->log);
+                /* Set back by an unclean stop and not caught up since: the next start has to wait, too. */
+                if (gate)
+                        log_abandon(agent->log);
+                else
+                        log_close(agent->log);
         } else {
                 tree_abandon(agent->tree);
                 log_abandon(agent->log);

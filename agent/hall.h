@@ -464,6 +464,11 @@ struct Agent {
         uint64_t changed_usec;                           /* last apply */
         uint64_t duty_usec;                              /* when the hall's slow duties are due */
         uint64_t leader_since_usec, cluster_origin_usec; /* leader: cluster time */
+        uint64_t led_term;                               /* the term that these two belong to */
+        struct RoleTold {
+                RaftRole role;
+                uint64_t term, leader;
+        } role_told; /* what was last said of the core */
         unsigned join_n_served;                          /* strangers being let in */
         bool join_auto_failed;
         uint64_t applied_entries; /* counters */

@@ -150,27 +150,42 @@ static void offer_snapshot(Agent *agent, uint64_t peer) {
                 roles_view(agent, peer)->fetch_usec = agent->now_usec;
 }
 
-static void role_changed(Agent *agent, const RaftStatus *before) {
+/* A term of our own begins: cluster time goes on from the newest stamp that any entry here bears. Before the
+ * first proposal of the term, which may come in the very round in which the vote was won. */
+static void leadership_begins(Agent *agent) {
         const RaftStatus *status = &agent->raft_status;
+        if (status->role != RAFT_LEADER || agent->led_term == status->term)
+                return;
+
+        uint64_t origin = agent->tree_status.cluster_usec;
+        for (uint64_t i = agent->tree_status.applied + 1; i <= status->last_index; i++) {
+                Entry *entry = raft_entry(agent->raft, i);
+                EntryStamp stamp;
+                if (entry && entry->type == ENTRY_COMMAND && entry_stamp_read(entry, &stamp) == 0)
+                        origin = MAX(origin, stamp.cluster_usec);
+        }
+        agent->led_term = status->term;
+        agent->leader_since_usec = agent->now_usec;
+        agent->cluster_origin_usec = origin;
+        offers_reset(agent);
+}
+
+static void look_at_core(Agent *agent) {
+        raft_status(agent->raft, &agent->raft_status);
+        leadership_begins(agent);
+}
+
+static void role_changed(Agent *agent) {
+        const RaftStatus *status = &agent->raft_status;
+        struct RoleTold *told = &agent->role_told;
 
         agent->status_dirty = true;
         agent->members.dirty = true;
-        if (status->role == RAFT_LEADER && (before->role != RAFT_LEADER || before->term != status->term)) {
-                uint64_t origin = agent->tree_status.cluster_usec;
-                for (uint64_t i = agent->tree_status.applied + 1; i <= status->last_index; i++) {
-                        Entry *entry = raft_entry(agent->raft, i);
-                        EntryStamp stamp;
-                        if (entry && entry->type == ENTRY_COMMAND && entry_stamp_read(entry, &stamp) == 0)
-                                origin = MAX(origin, stamp.cluster_usec);
-                }
-                agent->leader_since_usec = agent->now_usec;
-                agent->cluster_origin_usec = origin;
-                offers_reset(agent);
-        }
-        if (status->role != before->role || status->term != before->term || status->leader != before->leader)
+        if (status->role != told->role || status->term != told->term || status->leader != told->leader)
                 report_say(&agent->report, LOG_INFO, "Term %llu: %s, leader %016llx.",
                            (unsigned long long)status->term, raft_role_name(status->role),
                            (unsigned long long)status->leader);
+        *told = (struct RoleTold){.role = status->role, .term = status->term, .leader = status->leader};
 
         /* Once in a configuration (it is enough that it was appended), this host keeps a log and no longer
          * follows. */
@@ -186,16 +201,23 @@ static void role_changed(Agent *agent, const RaftStatus *before) {
         }
 }
 
+/* The log was ordered to begin behind a fetched tree, and the core does not know yet: what it would order
+ * now follows the old log. */
+static bool core_is_held(const Agent *agent) {
+        return agent->snapshots.fetch.base_seq != 0;
+}
+
 static void update_core(Agent *agent) {
         RaftUpdate update;
-        RaftStatus before = agent->raft_status;
 
+        if (core_is_held(agent))
+                return;
         int r = raft_update(agent->raft, agent->now_usec, &update);
         if (r < 0) {
                 hall_fail(agent, r, "The core ran out of memory");
                 return;
         }
-        raft_status(agent->raft, &agent->raft_status);
+        look_at_core(agent);
         send_messages(agent, &update);
         store(agent, &update);
         if (update.commit > agent->noted_commit) {
@@ -220,11 +242,11 @@ static void update_core(Agent *agent) {
         for (size_t i = 0; i < n_snapshots; i++)
                 offer_snapshot(agent, snapshots[i]);
         if (changed)
-                role_changed(agent, &before);
+                role_changed(agent);
 }
 
 static void tick_core(Agent *agent) {
-        if (agent->now_usec < agent->raft_deadline_usec)
+        if (agent->now_usec < agent->raft_deadline_usec || core_is_held(agent))
                 return;
         int r = raft_tick(agent->raft, agent->now_usec);
         if (r < 0)
@@ -372,7 +394,7 @@ static void turn_round(Agent *agent) {
         hear_log(agent);
         hear_tree(agent);
         tick_core(agent);
-        raft_status(agent->raft, &agent->raft_status);
+        look_at_core(agent);
         sessions_hurry(agent);
         requests_time_out(agent);
         requests_offer(agent);
@@ -388,7 +410,7 @@ static void turn_round(Agent *agent) {
 }
 
 static uint64_t next_deadline(const Agent *agent) {
-        uint64_t deadline = agent->raft_deadline_usec;
+        uint64_t deadline = core_is_held(agent) ? USEC_INFINITY : agent->raft_deadline_usec;
 
         deadline = MIN(deadline, requests_deadline(agent));
         deadline = MIN(deadline, reads_deadline(agent));
