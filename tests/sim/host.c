@@ -43,7 +43,7 @@ static void say(void *userdata, int level, const char *text) {
         SimHost *host = userdata;
         note("%s: <%d> %s", host->name, level, text);
         if (strncmp(text, "No quorum after an unclean stop", 31) == 0)
-                host->unsure = true;
+                host->unsure = true, host->revision_before = 0;
 }
 
 /* ---- The turn ---- */
@@ -327,6 +327,8 @@ void host_stop(SimHost *host) {
         note("%s: stops", host->name);
         world.disturbed_usec = world.now;
         simdisk_set_room(host->disk, UINT64_MAX);
+        simdisk_die_at(host->disk, UINT64_MAX);
+        simdisk_fail_at(host->disk, UINT64_MAX, 0);
         end_process(host, true);
         net_gone(host, false);
         simdisk_kill(host->disk);

@@ -150,22 +150,37 @@ static void tell_where_all_are(void) {
                 }
                 Agent *agent = host->agent;
                 const Conf *conf = agent->raft_status.conf;
-                note("%s %016llx: in %d, %s%s, term %llu, leader %016llx, commit %llu, last %llu, durable %llu, applied %llu, "
-                     "revision %llu, "
-                     "conf %u+%u at %llu%s, incarnation %llu, queued %p offered %p, generation %llu, fetching %d, call %d, oracle %zu",
-                     host->name, (unsigned long long)host->id, host_is_in(host),
+                note("%s %016llx: in %d, listens %d, %s%s, term %llu, leader %016llx, voters %u+%u%s",
+                     host->name, (unsigned long long)host->id, host_is_in(host), host->listening,
                      raft_role_name(agent->raft_status.role), agent->follow.active ? " (follows)" : "",
                      (unsigned long long)agent->raft_status.term, (unsigned long long)hall_leader(agent),
+                     conf->n_voters, conf->n_old, agent->raft_status.conf_committed ? "" : " (open)");
+                note("    commit %llu, last %llu, durable %llu, applied %llu, revision %llu",
                      (unsigned long long)agent->raft_status.commit,
                      (unsigned long long)agent->raft_status.last_index,
                      (unsigned long long)agent->raft_status.durable,
                      (unsigned long long)agent->tree_status.applied,
-                     (unsigned long long)agent->tree_status.revision, conf->n_voters, conf->n_old,
-                     (unsigned long long)agent->raft_status.conf_index,
-                     agent->raft_status.conf_committed ? "" : " (open)",
-                     (unsigned long long)agent->requests.incarnation, (void *)agent->requests.queued,
-                     (void *)agent->requests.offered, (unsigned long long)agent->sessions.generation,
-                     snapshot_fetching(agent), agent->follow.call != NULL, host->oracle_position);
+                     (unsigned long long)agent->tree_status.revision);
+                note("    incarnation %llu, queued %d offered %d, generation %llu, fetching %d, call %d, promote %llu/%llu, seq %llu "
+                     "stored %llu, oracle %zu",
+                     (unsigned long long)agent->requests.incarnation, agent->requests.queued != NULL,
+                     agent->requests.offered != NULL, (unsigned long long)agent->sessions.generation,
+                     snapshot_fetching(agent), agent->follow.call != NULL,
+                     (unsigned long long)agent->roles.promote_index,
+                     (unsigned long long)agent->roles.promoted_usec, (unsigned long long)agent->seq,
+                     (unsigned long long)agent->stored_seq, host->oracle_position);
+                for (size_t k = 0; k < agent->raft_status.n_progress; k++) {
+                        const RaftProgress *progress = &agent->raft_status.progress[k];
+                        note("    %016llx: match %llu, next %llu%s%s", (unsigned long long)progress->id,
+                             (unsigned long long)progress->match, (unsigned long long)progress->next,
+                             progress->active ? ", active" : "", progress->in_snapshot ? ", in snapshot" : "");
+                }
+                for (unsigned j = 0; j < world.n_hosts; j++)
+                        if (j != i)
+                                note("    %s: target %d%d, connected %d, greeted %d", world.hosts[j]->name,
+                                     host->targets[j].named, host->targets[j].control,
+                                     host->control[j] != NULL,
+                                     members_connection(agent, world.hosts[j]->id) != NULL);
         }
 }
 
