@@ -261,7 +261,8 @@ static int append_unit(const char *path, const char *tag, void *userdata) {
                 return 0;
         const char *begin = tag + strlen(UNIT_TAG);
         snprintf(unit, sizeof(unit), "%.*s", (int)(colon - begin), begin);
-        return sd_bus_message_append(reply, "(ssss)", instance.name, unit, colon + 1, path);
+        int r = sd_bus_message_append(reply, "(ssss)", instance.name, unit, colon + 1, path);
+        return r < 0 ? r : 0; /* positive would end the walk */
 }
 
 static int list_units(Call *call) {
@@ -301,8 +302,9 @@ static int append_instance(const AgentEntry *entry, void *userdata) {
         if (!json)
                 return -ENOMEM;
         page->bytes += strlen(json) + 512;
-        return sd_bus_message_append(page->reply, "(sssqqqts)", i.name, i.host, i.address, i.port,
-                                     i.priority, i.weight, entry->mod_revision, json);
+        int r = sd_bus_message_append(page->reply, "(sssqqqts)", i.name, i.host, i.address, i.port,
+                                      i.priority, i.weight, entry->mod_revision, json);
+        return r < 0 ? r : 0; /* positive would end the page */
 }
 
 static int look_list(Call *call) {
