@@ -40,11 +40,13 @@ static bool join_signature_valid(Agent *agent, const Command *command) {
 static void after_command(Agent *agent, const Command *command, const Result *result) {
         switch (command->kind) {
         case COMMAND_ANNOUNCE:
-                if (command->host == agent->host.id &&
-                    command->nonce.size == sizeof(agent->requests.nonce) &&
-                    memcmp(command->nonce.data, agent->requests.nonce, command->nonce.size) == 0 &&
-                    result->status == RESULT_DONE)
+                if (command->host != agent->host.id || result->status != RESULT_DONE)
+                        return;
+                if (command->nonce.size == sizeof(agent->requests.nonce) &&
+                    memcmp(command->nonce.data, agent->requests.nonce, command->nonce.size) == 0)
                         requests_announced(agent, result->number);
+                else if (agent->requests.incarnation != 0)
+                        requests_replaced(agent);
                 return;
         case COMMAND_ADD_MEMBER:
         case COMMAND_REMOVE_MEMBER:

@@ -106,6 +106,7 @@ uint64_t requests_deadline(const Agent *agent);
 void requests_refused(Agent *agent, const LetterOfferRefused *refused);
 void requests_applied(Agent *agent, uint64_t serial, const Result *result); /* our own entry */
 void requests_announced(Agent *agent, uint64_t incarnation);
+void requests_replaced(Agent *agent); /* our row is another process's now */
 void requests_rebase(Agent *agent);              /* the tree was replaced: look up what became of ours */
 void requests_fail(Agent *agent, Answer answer); /* everything, on stop or change of cluster */
 void requests_reset(Agent *agent);               /* a new life in another cluster */

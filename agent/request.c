@@ -309,16 +309,35 @@ static int request_number(Request *request) {
         return 0;
 }
 
-/* Only Unknown ones are left: an empty request behind them decides them. */
+/* The width of the row bounds what is in flight. Its last place is the empty request's: or 4,095 Unknown ones
+ * would hold all places, and nothing could be offered that decides them. */
+static bool window_is_full(const Requests *requests, CommandKind kind) {
+        uint64_t width = requests->next_serial - lowest_unresolved(requests);
+        return width >= (kind == COMMAND_EMPTY ? LIMIT_SERIALS : LIMIT_SERIALS - 1);
+}
+
+/* Nothing is offered any more that would decide the Unknown ones: an empty request does, ahead of whatever
+ * waits. Nobody waits for it, so it is neither refused nor late: it is offered until it applies. */
 static void decide_unknown(Agent *agent) {
         Requests *requests = &agent->requests;
-        if (requests->queued || !requests->offered)
+        Request *request = requests->queued;
+
+        if (!requests->offered ||
+            (request && (request->kind == COMMAND_EMPTY || !window_is_full(requests, request->kind))))
                 return;
-        for (Request *request = requests->offered; request; request = request->next)
+        for (request = requests->offered; request; request = request->next)
                 if (request->state == REQUEST_OFFERED)
                         return;
         Command empty = {.kind = COMMAND_EMPTY};
-        (void)agent_request(agent, &empty, REQUEST_TIMEOUT_USEC, NULL, NULL, NULL);
+        if (agent_request(agent, &empty, REQUEST_TIMEOUT_USEC, NULL, NULL, &request) < 0)
+                return;
+        if (request->refusal != ANSWER_DONE) {
+                request->refusal = ANSWER_DONE;
+                requests->n_refusals--;
+        }
+        request->deadline_usec = USEC_INFINITY;
+        DL_DELETE(requests->queued, request);
+        DL_PREPEND(requests->queued, request);
 }
 
 void requests_offer(Agent *agent) {
@@ -343,7 +362,7 @@ void requests_offer(Agent *agent) {
         DL_FOREACH_SAFE (requests->queued, request, next) {
                 if (request->refusal != ANSWER_DONE)
                         continue;
-                if (requests->next_serial - lowest_unresolved(requests) >= LIMIT_SERIALS - 1)
+                if (window_is_full(requests, request->kind))
                         return;
                 if (request_number(request) < 0) {
                         request_end(request, ANSWER_REFUSED, &(Result){.status = RESULT_INVALID});
@@ -355,10 +374,20 @@ void requests_offer(Agent *agent) {
         }
 }
 
+/* Offers that were under way behind a busy one are refused as holes: the stream goes on from the busy one
+ * already, and beginning it anew would offer everything twice to a leader that has too much. */
+static bool is_rewound(const Requests *requests, uint64_t serial) {
+        for (const Request *request = requests->offered; request; request = request->next)
+                if (request->serial == serial)
+                        return request->sent_on != requests->stream;
+        return false;
+}
+
 void requests_refused(Agent *agent, const LetterOfferRefused *refused) {
         Requests *requests = &agent->requests;
 
-        if (refused->stream != requests->stream || refused->term != requests->stream_term)
+        if (refused->stream != requests->stream || refused->term != requests->stream_term ||
+            (refused->reason == OFFER_HOLE && is_rewound(requests, refused->serial)))
                 return;
         requests->busy_until_usec = agent->now_usec + BUSY_USEC;
 
@@ -484,6 +513,25 @@ uint64_t requests_deadline(const Agent *agent) {
         return deadline;
 }
 
+/* Another process announced itself as this host (an announcement of an earlier one that travelled long, a
+ * copy): our row is over, and what was offered and has not applied never will. We announce ourselves anew,
+ * else every write would end as Unknown for ever. */
+void requests_replaced(Agent *agent) {
+        Requests *requests = &agent->requests;
+        Request *request, *next;
+
+        report_say(&agent->report, LOG_WARNING,
+                   "Another process spoke in this host's name: this one announces itself anew.");
+        DL_FOREACH_SAFE (requests->offered, request, next)
+                request_end(request, ANSWER_NO_QUORUM, NULL);
+        memset(requests->decided, 0, sizeof(requests->decided));
+        requests->n_decided = 0;
+        requests->incarnation = requests->announce_sent_usec = requests->stream = 0;
+        requests->next_serial = 1;
+        agent->outside.random(agent->outside.userdata, requests->nonce, sizeof(requests->nonce));
+        hall_wake(agent);
+}
+
 /* The tree was replaced by a snapshot: entries of ours may have been applied in between without passing
  * here. */
 void requests_rebase(Agent *agent) {
@@ -515,6 +563,7 @@ void requests_fail(Agent *agent, Answer answer) {
 
 void requests_reset(Agent *agent) {
         requests_fail(agent, ANSWER_NOT_MEMBER);
-        agent->requests = (Requests){.next_serial = 1};
+        uint64_t n_streams = agent->requests.n_streams; /* a connection that stays has heard of them */
+        agent->requests = (Requests){.next_serial = 1, .n_streams = n_streams};
         agent->outside.random(agent->outside.userdata, agent->requests.nonce, sizeof(agent->requests.nonce));
 }
