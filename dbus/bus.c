@@ -30,6 +30,7 @@ Link *link_free(Link *link) {
                 client_free(client);
         client_free(link->peer);
         sd_event_source_disable_unref(link->first_calls);
+        private_leave(link);
         sd_bus_close_unref(link->sd);
         free(link);
         return NULL;
@@ -253,6 +254,7 @@ static void tell(Link *link, char **names) {
         if (link->doomed || (sd_bus_get_n_queued_write(link->sd, &n) >= 0 && n > SIGNALS_QUEUED_MAX))
                 return;
         (void)sd_bus_emit_properties_changed_strv(link->sd, BUS_PATH, "org.treaty1.Cluster", names);
+        private_watch(link);
 }
 
 void bus_status_changed(Bus *bus) {
@@ -308,6 +310,7 @@ int bus_new(Bus **ret, Agent *agent, sd_event *event, const BusOptions *options)
         bus->event = sd_event_ref(event);
         bus->options = *options;
         bus->listen_fd = options->private_fd;
+        bus->crowd_fd = -1;
         bus->backoff_usec = BACKOFF_MIN_USEC;
         bus->system_address = strdup(system_address(options));
         if (!bus->system_address)

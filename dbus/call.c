@@ -167,8 +167,8 @@ int call_begin(Link *link, sd_bus_message *m, CallHandler handler, sd_bus_error 
                 return r;
         if (weight > LIMIT_CALL_BYTES_PER_CLIENT)
                 return sd_bus_error_setf(error, ERROR_TOO_LARGE,
-                                         "A call with %zu bytes of arguments; none needs more than %d.", weight,
-                                         LIMIT_CALL_BYTES_PER_CLIENT);
+                                         "A call with %zu bytes of arguments; none needs more than %d.",
+                                         weight, LIMIT_CALL_BYTES_PER_CLIENT);
         r = client_of(link, m, &client);
         if (r < 0)
                 return client_error(r, error);
@@ -231,6 +231,7 @@ int call_send(Call *call, sd_bus_message *reply, size_t bytes) {
         if (r < 0 && r != -ENOTCONN && r != -ECONNRESET)
                 log_debug("A reply was lost: %s", strerror(-r));
         link->reply_bytes += bytes + CALL_OVERHEAD;
+        private_watch(link);
         call_free(call);
         return 0;
 }

@@ -51,6 +51,8 @@ struct Link {
         sd_bus *sd;
         bool private;
         bool doomed;        /* to be closed by the reaper, out of every callback */
+        bool in_crowd;      /* private and authenticated: sd-event knows it no more, private.c does */
+        int events;         /* what the crowd waits for on its behalf */
         size_t reply_bytes; /* sent since the write queue was last seen empty */
         Client *clients;    /* hash; behind the private socket exactly one without a name: */
         Client *peer;
@@ -78,6 +80,8 @@ struct Bus {
         sd_event_source *listen_again; /* after we ran out of fds */
         Link *links;                   /* private clients */
         size_t n_links;
+        int crowd_fd; /* epoll: their connections */
+        sd_event_source *crowd;
 
         User *users;
         size_t n_calls, call_bytes, n_polkit;
@@ -103,6 +107,8 @@ void bus_status_changed(Bus *bus);
 /* private.c */
 int private_open(Bus *bus);
 void private_close(Bus *bus);
+void private_watch(Link *link); /* after anything was sent on it */
+void private_leave(Link *link); /* before it is freed */
 
 /* client.c */
 User *user_get(Bus *bus, uid_t uid); /* takes a reference; NULL: out of memory */

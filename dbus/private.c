@@ -1,10 +1,17 @@
 /* The private socket: peer to peer, without a bus between. Any local user may connect (mode 0666): the guard
  * decides by the uid that the kernel names. So what a stranger can hold is bounded: connections in all and
- * per user, calls and unread replies per connection. */
+ * per user, calls and unread replies per connection.
+ *
+ * sd-event looks at every attached connection before each single event, and asks the kernel for all ready
+ * ones again after each: n callers at once cost n squared. So a connection is sd-event's only while it
+ * authenticates (that has a deadline); then it joins the crowd, an epoll set of its own behind one source,
+ * and all who have something to say are heard in one go. */
 #include "internal.h"
 
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -17,11 +24,86 @@
 
 #define ACCEPTS_PER_WAKE  32
 #define ACCEPT_AGAIN_USEC (1 * USEC_PER_SEC)
+#define CROWD_PER_LOOK    64
+#define CROWD_LOOKS       4 /* of one wake: then the turn and others have theirs */
 
 static void closep(int *fd) {
         if (*fd >= 0)
                 close(*fd);
 }
+
+/* ---- the crowd ---- */
+
+/* Waits for what sd-bus waits for now: room for its replies, too, when some were not taken. */
+void private_watch(Link *link) {
+        if (!link->in_crowd || link->doomed)
+                return;
+        int events = sd_bus_get_events(link->sd);
+        if (events < 0) {
+                link_doom(link);
+                return;
+        }
+        if (events == link->events)
+                return;
+        struct epoll_event event = {.events = (uint32_t)events, .data.ptr = link};
+        if (epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_MOD, sd_bus_get_fd(link->sd), &event) < 0)
+                link_doom(link);
+        link->events = events;
+}
+
+/* One step of sd-bus is one message at most; who has sent more is seen at the next look. */
+static void hear(Link *link) {
+        if (link->doomed)
+                return;
+        if (sd_bus_process(link->sd, NULL) < 0)
+                link_doom(link);
+        private_watch(link);
+}
+
+static int on_crowd(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        struct epoll_event events[CROWD_PER_LOOK];
+
+        for (int i = 0; i < CROWD_LOOKS; i++) {
+                int n = epoll_wait(fd, events, CROWD_PER_LOOK, 0);
+                if (n <= 0)
+                        return 0;
+                /* Nothing is freed meanwhile: the reaper has a source of its own. */
+                for (int j = 0; j < n; j++)
+                        hear(events[j].data.ptr);
+        }
+        return 0;
+}
+
+static int join_crowd(Link *link) {
+        int fd = sd_bus_get_fd(link->sd);
+        if (fd < 0)
+                return fd;
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
+        int r = sd_bus_detach_event(link->sd);
+        if (r < 0)
+                return r;
+        if (epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_ADD, fd, &event) < 0)
+                return -errno;
+        link->in_crowd = true;
+        link->events = POLLIN;
+        return 0;
+}
+
+void private_leave(Link *link) {
+        int fd = link->in_crowd ? sd_bus_get_fd(link->sd) : -1;
+        if (fd >= 0)
+                (void)epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_DEL, fd, NULL);
+        link->in_crowd = false;
+}
+
+static int crowd_open(Bus *bus) {
+        bus->crowd_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (bus->crowd_fd < 0)
+                return -errno;
+        return sd_event_add_io(bus->event, &bus->crowd, bus->crowd_fd, EPOLLIN, on_crowd, bus);
+}
+
+/* ---- one connection ---- */
 
 static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *error) {
         link_doom(userdata);
@@ -36,9 +118,16 @@ static int on_disconnected(sd_bus_message *m, void *userdata, sd_bus_error *erro
 static int on_first_calls(sd_event_source *source, void *userdata) {
         Link *link = userdata;
 
+        if (link->doomed)
+                return 0;
+        if (join_crowd(link) < 0) {
+                link_doom(link);
+                return 0;
+        }
         for (int i = 0; i < FIRST_CALLS && !link->doomed; i++)
                 if (sd_bus_process(link->sd, NULL) <= 0)
                         break;
+        private_watch(link);
         return 0;
 }
 
@@ -210,6 +299,9 @@ int private_open(Bus *bus) {
                 /* Its path is not ours to remove. */
                 free(TAKE(bus->private_path));
         }
+        int r = crowd_open(bus);
+        if (r < 0)
+                return r;
         return sd_event_add_io(bus->event, &bus->listening, bus->listen_fd, EPOLLIN, on_listen, bus);
 }
 
@@ -221,4 +313,7 @@ void private_close(Bus *bus) {
                 (void)unlink(bus->private_path);
         closep(&bus->listen_fd);
         bus->listen_fd = -1;
+        bus->crowd = sd_event_source_disable_unref(bus->crowd);
+        closep(&bus->crowd_fd);
+        bus->crowd_fd = -1;
 }

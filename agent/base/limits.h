@@ -34,7 +34,7 @@
 #define LIMIT_LIST_BYTES        (4 * 1024 * 1024)
 #define LIMIT_OWNED             4096 /* fds held for registrations and ephemerals on one host */
 #define LIMIT_CONNECTIONS       1024 /* peers' connections, handshakes included */
-#define LIMIT_PRIVATE_CLIENTS   256  /* clients on the private socket */
+#define LIMIT_PRIVATE_CLIENTS   1024 /* clients on the private socket */
 #define LIMIT_TURN_EVENTS       256  /* events noted before the turn is called anyway */
 
 /* The front door. Per client and per user, so that a flood is the flooder's trouble; root counts per client
