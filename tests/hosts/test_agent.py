@@ -1,6 +1,5 @@
 # The agent as a service: its configuration, its sandbox, its size.
 import re
-import time
 
 import pytest
 
@@ -99,16 +98,14 @@ def test_an_idle_agent_is_small_and_quiet(hosts):
     for host in hosts:
         host.run("systemctl", "restart", "treatyd.service")
     cluster.wait_formed(hosts)
-    time.sleep(3)
-    before = [bench.agent_cpu_seconds(h) for h in hosts]
-    time.sleep(10)
-    for host, was in zip(hosts, before):
-        assert (bench.agent_cpu_seconds(host) - was) / 10 < 0.005, host.name
-        assert bench.agent_memory_kib(host) < 15 * 1024, host.name
+    agents = [bench.Agent(h) for h in hosts]
+    bench.settle(agents)
+    for agent, (cpu, _, _) in zip(agents, bench.idle(agents, 10)):
+        assert cpu < 0.5 and agent.memory_mib < 15, f"{agent.host.name}: {cpu:.2f} % CPU, {agent.memory_mib:.1f} MiB"
 
 
 def test_a_hundred_writers_share_their_syncs(hosts):
     """At least 8 times the throughput of one: it takes one sync per batch, not per write."""
-    alone, *_ = bench.measure([cluster.leader(hosts)], "write", 1, 2)
-    many, _, _, errors = bench.measure(hosts, "write", 100, 3)
-    assert errors == 0 and many > 8 * alone, f"{many:.0f}/s against {alone:.0f}/s"
+    agent = bench.Agent(cluster.leader(hosts))
+    alone, many = (bench.load(agent, "set", clients, 3) for clients in (1, 100))
+    assert many["errors"] == 0 and many["per_second"] > 8 * alone["per_second"], f"{many} against {alone}"

@@ -37,6 +37,35 @@ def test_the_leaders_host_dies(hosts):
         assert bus.get("/dies/before")[1] == before
 
 
+def test_a_leader_that_is_stopped_hands_over_first(hosts):
+    """A planned stop is no failure: somebody else leads before the agent is gone, and writing hardly pauses."""
+    lead = leads(hosts)
+    rest = others(hosts, lead)
+    took, stop = [], threading.Event()
+
+    def write():
+        with Bus(rest[0]) as bus:
+            while not stop.is_set():
+                began = time.monotonic()
+                bus.set("/planned", "x", timeout=10)
+                took.append(time.monotonic() - began)
+
+    writer = threading.Thread(target=write, daemon=True)
+    with Bus(rest[1]) as bus:
+        term = bus.property("Cluster", "Term")
+        writer.start()
+        until(lambda: len(took) > 10, 10, "the first writes")
+        lead.run("systemctl", "stop", "treatyd.service")
+        assert bus.property("Cluster", "Leader") in [h.name for h in rest]
+        # Exactly one election: it was given, not fought for.
+        assert bus.property("Cluster", "Term") == term + 1
+    written = len(took)
+    until(lambda: len(took) > written + 10, 10, "more writes")
+    stop.set()
+    writer.join(20)
+    assert not writer.is_alive() and max(took) < 1.5, f"a write took {max(took):.2f} s"
+
+
 @pytest.mark.parametrize("how", ["crash", "powercut"])
 def test_all_hosts_die_at_once(hosts, how):
     """Nothing acknowledged is gone; also when everything that was not synced is."""

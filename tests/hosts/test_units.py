@@ -235,6 +235,29 @@ def test_a_registration_by_call_lives_as_long_as_its_fd(hosts):
         assert (gone.kind, gone.path) == (DELETE, "/services/db/h1:5432")
 
 
+def test_the_helper_finds_all_its_registrations_again(hosts, units):
+    """More than one unit on a host: a helper that starts anew sees what it had registered, and ends what is no more."""
+    h1 = hosts[0]
+    h1.write("/etc/systemd/system/api.service", WEB.replace("Service=web", "Service=api").replace("8080", "8081"))
+    h1.run("systemctl", "daemon-reload")
+    h1.run("systemctl", "start", "api.service")
+
+    def registered():
+        with Bus(h1) as bus:
+            return {(name, unit) for name, unit, _, _ in bus.call("Services.ListUnits")}
+
+    until(lambda: registered() == {("web", "web.service"), ("api", "api.service")}, 10, "both units to be registered")
+    h1.run("systemctl", "stop", "treaty-units.service")
+    h1.run("systemctl", "stop", "api.service")
+    h1.run("systemctl", "start", "treaty-units.service")
+    until(lambda: registered() == {("web", "web.service")}, 10, "the stopped unit's registration to end")
+    with Bus(h1) as bus:
+        until(lambda: bus.get("/services/api/h1:8081") is None, 5, "its entry to go")
+        assert bus.get("/services/web/h1:8080")
+    h1.run("rm", "/etc/systemd/system/api.service")
+    h1.run("systemctl", "daemon-reload")
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", "x" * 65, "a b", "é"])
 def test_wrong_service_names(hosts, name):
     with Bus(hosts[0]) as bus:
