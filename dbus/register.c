@@ -32,7 +32,8 @@
 #define RECONCILE_USEC (10 * USEC_PER_SEC)
 #define ADOPT_TIMEOUT  (60 * USEC_PER_SEC)
 
-/* agent_own() cannot be told to forget: its answer comes here, whether the registration still is or not. */
+/* agent_own() cannot be told to forget: its answer comes here, whether the registration still is or not.
+ * After agent_disown() none comes. */
 typedef struct Owning {
         Registration *reg;
 } Owning;
@@ -95,8 +96,10 @@ static void registration_end(Registration *reg) {
                         log_debug("The fd store keeps %s: %s", text, strerror(-r));
         }
         with_prefix(TAG_PREFIX, reg->hex, text);
+        Owning *owning = reg->owning;
         registration_free(reg);
         agent_disown(agent, text);
+        free(owning);
 }
 
 void registration_abandon(Registration *reg) {

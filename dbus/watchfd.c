@@ -18,20 +18,24 @@
 #include "agent/journal.h"
 #include "record.h"
 
+#define IDLE_USEC USEC_PER_SEC
+
 struct WatchFd {
         Bus *bus;
         User *user;
         Watch *watch; /* NULL: ended; only what is queued is still to be sent */
         int fd;
         sd_event_source *io;
-        Buffer queue; /* whole records, but the first may have begun to leave */
-        bool held;    /* the agent waits for watch_resume() */
+        Buffer queue;           /* whole records, but the first may have begun to leave */
+        bool held;              /* the agent waits for watch_resume() */
+        uint64_t progress_usec; /* the kernel took something, or the queue began */
         WatchFd *prev, *next;
 };
 
+/* Memory counts, not what lies in it: buffers grow by doubling. */
 static void charge(WatchFd *w, size_t before) {
-        w->bus->watch_bytes += w->queue.size - before;
-        w->user->watch_bytes += w->queue.size - before;
+        w->bus->watch_bytes += w->queue.capacity - before;
+        w->user->watch_bytes += w->queue.capacity - before;
 }
 
 static WatchFd *watchfd_free(WatchFd *w) {
@@ -39,7 +43,7 @@ static WatchFd *watchfd_free(WatchFd *w) {
                 return NULL;
 
         Bus *bus = w->bus;
-        size_t before = w->queue.size;
+        size_t before = w->queue.capacity;
         watch_free(w->watch);
         sd_event_source_disable_unref(w->io);
         if (w->fd >= 0)
@@ -65,9 +69,44 @@ static bool queues_full(WatchFd *w, size_t more) {
                (w->user->uid != 0 && w->user->watch_bytes + more > LIMIT_WATCH_BYTES_PER_UID);
 }
 
+static uint64_t now_usec(WatchFd *w) {
+        uint64_t now = 0;
+
+        (void)sd_event_now(w->bus->event, CLOCK_BOOTTIME, &now);
+        return now;
+}
+
+/* Who has something queued and has not read for longest, but for IDLE_USEC at least? */
+static WatchFd *find_idle(WatchFd *w, bool same_user) {
+        uint64_t limit = now_usec(w) - MIN(now_usec(w), IDLE_USEC);
+        WatchFd *other, *idle = NULL;
+
+        DL_FOREACH (w->bus->watches, other) {
+                if (other == w || other->queue.capacity == 0 || other->progress_usec >= limit ||
+                    (same_user && other->user != w->user))
+                        continue;
+                if (!idle || other->progress_usec < idle->progress_usec)
+                        idle = other;
+        }
+        return idle;
+}
+
+static bool make_room(WatchFd *w, size_t more) {
+        while (queues_full(w, more)) {
+                bool total = w->bus->watch_bytes + more > LIMIT_WATCH_BYTES;
+                WatchFd *idle = find_idle(w, !total);
+                if (!idle)
+                        return false;
+                log_info("A watcher of user %lu does not read and is closed, for others need the memory.",
+                         (unsigned long)idle->user->uid);
+                watchfd_free(idle);
+        }
+        return true;
+}
+
 /* Queues what of a record the kernel did not take. */
 static int queue_rest(WatchFd *w, const struct iovec iov[static 4], size_t sent) {
-        size_t before = w->queue.size;
+        size_t before = w->queue.capacity;
 
         for (int i = 0; i < 4; i++) {
                 size_t skip = MIN(sent, iov[i].iov_len);
@@ -91,7 +130,7 @@ static int put_record(WatchFd *w, const WatchEvent *event, bool at_any_price) {
         ssize_t sent = 0;
 
         size_t size = record_write(event, header, iov);
-        if (!at_any_price && queues_full(w, size))
+        if (!at_any_price && !make_room(w, size))
                 return -ENOBUFS;
         if (w->queue.size == 0) {
                 struct msghdr message = {.msg_iov = iov, .msg_iovlen = 4};
@@ -103,6 +142,8 @@ static int put_record(WatchFd *w, const WatchEvent *event, bool at_any_price) {
         }
         if ((size_t)sent == size)
                 return 0;
+        if (w->queue.size == 0)
+                w->progress_usec = now_usec(w);
         int r = queue_rest(w, iov, (size_t)sent);
         if (r < 0)
                 return r;
@@ -146,15 +187,16 @@ static int on_event(const WatchEvent *event, void *userdata) {
 
 static int flush_queue(WatchFd *w) {
         while (w->queue.size > 0) {
-                size_t before = w->queue.size;
                 ssize_t n = send(w->fd, w->queue.data, w->queue.size, MSG_DONTWAIT | MSG_NOSIGNAL);
                 if (n < 0)
                         return errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR ? 0 : -errno;
                 buffer_consume(&w->queue, (size_t)n);
-                charge(w, before);
+                w->progress_usec = now_usec(w);
         }
+        size_t before = w->queue.capacity;
         buffer_deinit(&w->queue);
         w->queue = (Buffer){};
+        charge(w, before);
         return 0;
 }
 
