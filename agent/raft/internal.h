@@ -79,7 +79,8 @@ typedef struct Peer {
         Entry **loaded; /* from load_from's answer, until sent */
         size_t n_loaded;
         uint64_t loaded_from;
-        uint64_t leaving_usec; /* not a voter (any more): told the end until then; 0: stays */
+        uint64_t leaving_usec;  /* not a voter (any more): told the end until then; 0: stays */
+        uint64_t leaving_index; /* a stranger: its log has to be ours up to here */
 } Peer;
 
 typedef struct Batch {

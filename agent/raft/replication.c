@@ -250,14 +250,20 @@ void leader_time(Raft *raft) {
                 raft->transfer = 0; /* R17 */
 }
 
-/* A host that is no voter campaigns: it missed the end of its time. Tell it, for a while. */
+/* A host that is no voter campaigns: it missed the end of its time, or it holds the beginning of a time that
+ * never came (a change that its leader lost with its disk's last moments). Tell it, for a while, until its
+ * log is ours up to where this term began. */
 void leader_meet_stranger(Raft *raft, const RaftMessage *m) {
         bool settled = raft_is_ready(raft) && raft_conf_index(raft) <= raft->commit;
-        if (!settled || peer_find(raft, m->from) || m->log_index >= raft_conf_index(raft))
+        bool equal = m->log_index >= raft_conf_index(raft) && m->log_index <= raft->log.last &&
+                     logview_term(&raft->log, m->log_index) == m->log_term;
+        if (!settled || peer_find(raft, m->from) || equal)
                 return;
         Peer *peer = peer_add(raft, m->from, 0);
-        if (peer)
+        if (peer) {
                 peer->leaving_usec = raft->now + 10 * raft->options.election_usec;
+                peer->leaving_index = raft->term_start;
+        }
 }
 
 /* An answer: from a peer, in our term? A later term ends ours only by the word of a voter (R13). */
@@ -375,7 +381,8 @@ static size_t gather(const Raft *raft, const Peer *peer, Entry *to[static LIMIT_
 /* The log no longer begins before what the peer needs. Asked for only while the peer answers, and not for
  * hosts that leave: those find a snapshot as observers. */
 static void want_snapshot(Raft *raft, Peer *peer) {
-        if (peer->leaving_usec != 0 || raft->now - peer->contact_usec > raft->options.election_usec)
+        bool leaves = peer->leaving_usec != 0 && peer->leaving_index == 0;
+        if (leaves || raft->now - peer->contact_usec > raft->options.election_usec)
                 return;
         peer_probe(peer, peer->next);
         peer->state = PEER_SNAPSHOT;
@@ -414,7 +421,7 @@ static bool append_next(Raft *raft, Peer *peer) {
 static bool has_left(const Raft *raft, const Peer *peer) {
         if (peer->leaving_usec == 0)
                 return false;
-        uint64_t end = raft_conf_index(raft);
+        uint64_t end = MAX(raft_conf_index(raft), peer->leaving_index);
         return raft->now >= peer->leaving_usec || (end <= raft->commit && peer->told >= end);
 }
 
