@@ -144,7 +144,8 @@ static void apply_stopped(Agent *agent, int r) {
 void hall_apply(Agent *agent) {
         size_t bytes = 0;
 
-        if (agent->halted || agent->failed != 0)
+        /* A tree about to be replaced applies nothing that the new one may not hold yet. */
+        if (agent->halted || agent->failed != 0 || agent->snapshots.fetch.switch_seq != 0)
                 return;
         if (agent->disk_full && agent->now_usec - agent->full_usec < USEC_PER_SEC && agent->full_usec != 0)
                 return;

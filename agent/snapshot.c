@@ -298,15 +298,16 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                 report_say(&agent->report, LOG_INFO, "Took the tree of %016llx as of index %llu.",
                            (unsigned long long)fetch->from, (unsigned long long)fetch->index);
                 agent->members.dirty = agent->status_dirty = true;
-                agent->applied_high = agent->tree_status.applied;
-                agent->told_revision = agent->tree_status.revision;
                 agent->changed_usec = agent->now_usec;
-                if (foreign)
+                if (foreign) {
+                        agent->applied_high = agent->told_revision = 0; /* of another cluster */
                         join_switched(agent);
-                else
+                } else
                         sessions_rebase(agent);
                 requests_rebase(agent);
                 watches_rebase(agent);
+                agent->applied_high = MAX(agent->applied_high, agent->tree_status.applied);
+                agent->told_revision = MAX(agent->told_revision, agent->tree_status.revision);
                 agent->again = true;
         }
         if (fetch->base_seq != 0 && seq >= fetch->base_seq) {

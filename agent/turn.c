@@ -81,8 +81,11 @@ static void hear_tree(Agent *agent) {
         int r = tree_maintain(agent->tree);
         if (r < 0)
                 hall_fail(agent, r, "The tree cannot be maintained");
-        if (r == TREE_FULL)
+        if (r == TREE_FULL) {
                 agent->full_usec = agent->now_usec;
+                if (agent->follow.active)
+                        follow_end(agent); /* what it took is not what follows the tree any more */
+        }
         tree_status(agent->tree, &agent->tree_status);
         bool full = agent->log_full || agent->full_usec != 0;
         if (full != agent->disk_full)
@@ -259,6 +262,10 @@ static void commit_tree(Agent *agent) {
         bool urgent = false;
         if (!tree_dirty(agent->tree, &urgent)) {
                 agent->commit_usec = 0;
+                /* Nothing was taken back that could be tried again: it is over when nobody complains. */
+                if (agent->full_usec != 0 && agent->now_usec - agent->full_usec > USEC_PER_SEC &&
+                    agent->tree_status.applied >= agent->applied_high)
+                        agent->full_usec = 0;
                 return;
         }
         if (agent->commit_usec == 0)
@@ -392,6 +399,8 @@ static void turn_round(Agent *agent) {
         agent->now_usec = hall_now(agent);
 
         hear_log(agent);
+        if (agent->failed != 0)
+                return; /* perhaps without a tree */
         hear_tree(agent);
         tick_core(agent);
         look_at_core(agent);
@@ -445,7 +454,7 @@ int agent_turn(Agent *agent) {
         agent->outside.flush(agent->outside.userdata);
         agent->deadline_usec = agent->again ? 0 : next_deadline(agent);
         agent->last_turn_usec = agent->now_usec;
-        if (TAKE_FLAG(agent->status_dirty) && agent->changed)
+        if (agent->failed == 0 && TAKE_FLAG(agent->status_dirty) && agent->changed)
                 agent->changed(agent->changed_userdata);
         agent->in_turn = false;
         if (agent->failed == 0 && agent->again)

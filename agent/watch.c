@@ -278,12 +278,21 @@ static void tell_compacted(Watch *watch, uint64_t floor) {
         watch->ended = true;
 }
 
+/* A full disk may have taken revisions back that live watches were told of: they are applied again, and not
+ * told again. Whoever has not heard of them waits here until history has them again. */
+static bool can_catch_up(const Watch *watch) {
+        return !watch->held && !watch->ended &&
+               (watch->next <= watch->agent->tree_status.revision ||
+                watch->next > watch->agent->told_revision);
+}
+
 static void catch_up(Watch *watch) {
         Agent *agent = watch->agent;
         uint64_t revision = agent->tree_status.revision, next = 0;
 
         if (watch->next > revision) {
-                watch_stage(watch, WATCH_LIVE);
+                if (watch->next > agent->told_revision)
+                        watch_stage(watch, WATCH_LIVE);
                 return;
         }
         CatchUp state = {.watch = watch, .from = watch->next, .skip = watch->told};
@@ -299,14 +308,14 @@ static void catch_up(Watch *watch) {
         else if (!state.stopped && !watch->ended) {
                 watch->next = next;
                 watch->told = 0;
-                if (next > revision)
+                if (next > MAX(revision, agent->told_revision))
                         watch_stage(watch, WATCH_LIVE);
         }
 }
 
 static void tell_marks(Agent *agent) {
         Watches *watches = &agent->watches;
-        uint64_t revision = agent->tree_status.revision;
+        uint64_t revision = MAX(agent->tree_status.revision, agent->told_revision);
 
         if (watches->n_marks == 0 || agent->now_usec < watches->mark_usec)
                 return;
@@ -318,6 +327,10 @@ static void tell_marks(Agent *agent) {
                                 continue;
                         WatchEvent event = {
                                 .kind = WATCH_MARK, .last = true, .path = "", .revision = revision};
+                        if (watch->next <= revision) {
+                                watch->next = revision + 1; /* where it goes on should it be held back now */
+                                watch->told = 0;
+                        }
                         (void)watch_tell(watch, &event);
                 }
 }
@@ -327,13 +340,13 @@ void watches_catch_up(Agent *agent) {
 
         agent->watches.delivering++;
         DL_FOREACH_SAFE2(agent->watches.behind, watch, next, next_behind)
-        if (!watch->held && !watch->ended)
+        if (can_catch_up(watch))
                 catch_up(watch);
         tell_marks(agent);
         agent->watches.delivering--;
         bury(agent);
         for (watch = agent->watches.behind; watch; watch = watch->next_behind)
-                if (!watch->held && !watch->ended)
+                if (can_catch_up(watch))
                         agent->again = true;
 }
 
@@ -366,7 +379,7 @@ int agent_watch(Agent *agent, const char *subtree, uint32_t flags, uint64_t from
                 HASH_ADD_KEYPTR(hh, watches->paths, at->path, size, at);
         }
 
-        uint64_t revision = agent->tree_status.revision;
+        uint64_t revision = MAX(agent->tree_status.revision, agent->told_revision);
         *watch = (Watch){
                 .agent = agent,
                 .at = at,
@@ -396,13 +409,19 @@ void watch_resume(Watch *watch) {
         hall_wake(watch->agent);
 }
 
-/* The tree was replaced: everybody goes on through the new one's history. */
+/* The tree was replaced: everybody goes on through the new one's history, from where live ones were told all. */
 void watches_rebase(Agent *agent) {
         WatchPath *at, *next;
         HASH_ITER (hh, agent->watches.paths, at, next)
-                for (Watch *watch = at->watches; watch; watch = watch->next_at)
-                        if (!watch->ended)
-                                watch_stage(watch, WATCH_BEHIND);
+                for (Watch *watch = at->watches; watch; watch = watch->next_at) {
+                        if (watch->ended)
+                                continue;
+                        if (watch->stage == WATCH_LIVE && watch->next <= agent->told_revision) {
+                                watch->next = agent->told_revision + 1;
+                                watch->told = 0;
+                        }
+                        watch_stage(watch, WATCH_BEHIND);
+                }
 }
 
 void watches_abandon(Agent *agent) {
