@@ -191,6 +191,7 @@ typedef struct Owned {
         void *userdata;
         uint64_t deadline_usec;
         Request *request;
+        bool loaded; /* found in the tree: nobody asked this process for it */
         struct Owned *prev, *next;
 } Owned;
 

@@ -336,6 +336,7 @@ int agent_own(Agent *agent, const char *path, Bytes value, const char *tag, uint
         owned->value_size = value.size;
         owned->request = request_forget(owned->request);
         owned->state = OWNED_WANTED;
+        owned->loaded = false;
         owned->retry_usec = 0;
         owned->done = done;
         owned->userdata = userdata;
@@ -401,6 +402,7 @@ static int load_owned(const TreeEntry *entry, void *userdata) {
         }
         owned->agent = agent;
         owned->state = OWNED_LIVE;
+        owned->loaded = true;
         snprintf(owned->path, sizeof(owned->path), "%s", entry->path);
         snprintf(owned->tag, sizeof(owned->tag), "%s", entry->owner_tag ?: "");
         if (entry->value.size > 0)
@@ -413,8 +415,16 @@ static int load_owned(const TreeEntry *entry, void *userdata) {
 }
 
 /* What an earlier process of this host owned is still there, by its session; who still holds the fds is the
- * door's to know (agent_owned(), agent_disown()). */
+ * door's to know (agent_owned(), agent_disown()). Until this process has announced itself, wishes of the
+ * earlier one may still apply: so it is looked at again then. */
 void sessions_load(Agent *agent) {
+        Owned *owned, *next;
+        DL_FOREACH_SAFE (agent->sessions.owned, owned, next)
+                if (owned->state == OWNED_LIVE && owned->loaded)
+                        owned_free(owned);
+                else if (owned->state == OWNED_LIVE)
+                        owned->state = OWNED_WANTED;
+
         TreeSession session;
         if (tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached) {
                 agent->sessions.generation = session.generation;
@@ -439,7 +449,7 @@ void sessions_rebase(Agent *agent) {
         uint64_t generation = attached ? session.generation : 0;
 
         if (generation == agent->sessions.generation)
-                return;
+                return sessions_load(agent);
         agent->sessions.generation = generation;
         begin_anew(agent);
 }
