@@ -19,12 +19,13 @@ typedef enum OpKind {
 
 typedef enum OpState {
         OP_WAITING,
-        OP_DONE,    /* told so, at .revision */
-        OP_REFUSED, /* the tree said no */
-        OP_NEVER,   /* told that it was never offered */
-        OP_UNKNOWN, /* to be asked for */
-        OP_APPLIED, /* asked: it applied, at .revision */
-        OP_NOT,     /* asked: it never will */
+        OP_DONE,      /* told so, at .revision */
+        OP_REFUSED,   /* the tree said no */
+        OP_NEVER,     /* told that it was never offered */
+        OP_UNKNOWN,   /* to be asked for */
+        OP_APPLIED,   /* asked: it applied, at .revision */
+        OP_NOT,       /* asked: it never will */
+        OP_FORGOTTEN, /* asked more than a thousand requests later: nobody knows any more */
 } OpState;
 
 typedef struct Op {
@@ -72,7 +73,8 @@ typedef struct Watcher {
 #define WATCHERS_MAX 12
 
 static Op *ops;
-static size_t n_ops, n_compared;
+static size_t n_ops;
+static size_t *unknown, n_unknown; /* to be asked for */
 static Client clients[CLIENTS_MAX];
 static Watcher watchers[WATCHERS_MAX];
 static unsigned n_clients, n_watchers, n_keys;
@@ -196,6 +198,7 @@ static void written(const RequestAnswer *answer, void *userdata) {
                 if (op->serial == 0 || op->incarnation == 0)
                         broken("%s: an Unknown without an id", op->host->name);
                 op->state = OP_UNKNOWN;
+                unknown[n_unknown++] = (size_t)(op - ops);
                 break;
         case ANSWER_NO_QUORUM:
         case ANSWER_BUSY:
@@ -458,6 +461,7 @@ static void own_asks(SimHost *host, unsigned slot) {
         int r = agent_own(host->agent, path, BYTES(value, (size_t)n), tag, 5 * SEC, owned,
                           &host->own[slot].done, NULL);
         host->own[slot].asked = r == 0;
+        note("%s: owns %s (%s): %d", host->name, path, tag, r);
 }
 
 void clients_own(SimHost *host) {
@@ -473,6 +477,7 @@ static int own_is_unwanted(const char *path, const char *tag, void *userdata) {
                 if (host->own[slot].wanted && strcmp(tag, wanted) == 0)
                         return 0;
         }
+        note("%s: disowns %s (%s)", host->name, path, tag);
         agent_disown(host->agent, tag);
         return 0;
 }
@@ -507,12 +512,19 @@ void clients_changed(const Change *change) {
                        (double)calm / SEC);
 }
 
+static void asks_outcomes(void *p, uint64_t a) {
+        (void)clients_decided();
+        at(world.now + 700 * MSEC, asks_outcomes, NULL, 0);
+}
+
 /* ---- Life ---- */
 
 void clients_begin(void) {
         static const uint64_t thinks[] = {2 * MSEC, 10 * MSEC, 50 * MSEC, 200 * MSEC};
         ops = calloc(OPS_MAX, sizeof(Op));
-        assert(ops);
+        unknown = calloc(OPS_MAX, sizeof(size_t));
+        assert(ops && unknown);
+        at(world.now, asks_outcomes, NULL, 0);
         world.clients = true;
         n_clients = (unsigned)between(1, CLIENTS_MAX);
         n_watchers = (unsigned)between(1, WATCHERS_MAX);
@@ -565,34 +577,50 @@ void clients_finally(SimHost *host) {
         assert(r == 0);
 }
 
-bool clients_decided(void) {
-        bool all = true;
-        for (size_t i = n_compared; i < n_ops; i++) {
-                Op *op = &ops[i];
-                if (op->state != OP_UNKNOWN)
-                        continue;
-                Result result = {};
-                OutcomeState outcome = OUTCOME_UNDECIDED;
-                if (host_runs(op->host) && host_is_in(op->host))
-                        outcome = agent_outcome(op->host->agent, op->incarnation, op->serial, &result);
-                switch (outcome) {
-                case OUTCOME_APPLIED:
-                        op->state = result.status == RESULT_DONE ? OP_APPLIED : OP_REFUSED;
-                        op->status = result.status;
-                        op->revision = result.revision;
-                        continue;
-                case OUTCOME_NEVER:
-                        op->state = OP_NOT;
-                        continue;
-                case OUTCOME_TOO_OLD:
-                        broken("%s: the outcome of (%llu, %llu) is forgotten within the hour",
-                               op->host->name, (unsigned long long)op->incarnation,
+/* Told to keep it for an hour, or for a thousand requests of the same process. */
+static bool may_be_forgotten(const Op *op) {
+        for (size_t i = n_ops; i-- > 0;)
+                if (ops[i].host == op->host && ops[i].incarnation == op->incarnation &&
+                    ops[i].serial > op->serial + 1000)
+                        return true;
+        return false;
+}
+
+static bool decide(Op *op) {
+        Result result = {};
+        OutcomeState outcome = OUTCOME_UNDECIDED;
+
+        if (host_runs(op->host) && host_is_in(op->host))
+                outcome = agent_outcome(op->host->agent, op->incarnation, op->serial, &result);
+        switch (outcome) {
+        case OUTCOME_APPLIED:
+                op->state = result.status == RESULT_DONE ? OP_APPLIED : OP_REFUSED;
+                op->status = result.status;
+                op->revision = result.revision;
+                return true;
+        case OUTCOME_NEVER:
+                op->state = OP_NOT;
+                return true;
+        case OUTCOME_TOO_OLD:
+                if (!may_be_forgotten(op))
+                        broken("%s: the outcome of %s, (%llu, %llu), is forgotten within the hour",
+                               op->host->name, op->text, (unsigned long long)op->incarnation,
                                (unsigned long long)op->serial);
-                case OUTCOME_UNDECIDED:
-                        all = false;
-                }
+                op->state = OP_FORGOTTEN;
+                return true;
+        case OUTCOME_UNDECIDED:
+                break;
         }
-        return all;
+        return false;
+}
+
+bool clients_decided(void) {
+        size_t kept = 0;
+        for (size_t i = 0; i < n_unknown; i++)
+                if (!decide(&ops[unknown[i]]))
+                        unknown[kept++] = unknown[i];
+        n_unknown = kept;
+        return n_unknown == 0;
 }
 
 /* ---- The end ---- */
@@ -633,6 +661,20 @@ static void final_write(const Op *op, uint64_t *owner_of, size_t n) {
         }
 }
 
+/* Whatever of it is there and nobody else's may be its. */
+static void final_forgotten(const Op *op, uint64_t *owner_of) {
+        const Change *changes;
+        size_t n_changes = ghost_changes(&changes);
+        bool removes = op->kind == OP_DELETE || op->kind == OP_DELETE_TREE;
+
+        for (size_t i = 0; i < n_changes; i++)
+                if (owner_of[changes[i].revision] == 0 &&
+                    (removes ? changes[i].kind == WATCH_DELETE &&
+                                       is_below(changes[i].path, op->path, op->kind == OP_DELETE_TREE)
+                             : strcmp(changes[i].text, op->text) == 0))
+                        owner_of[changes[i].revision] = (uint64_t)(op - ops) + 1;
+}
+
 void clients_final(void) {
         const Change *changes;
         size_t n_changes = ghost_changes(&changes), n = ghost_revision() + 2;
@@ -647,6 +689,9 @@ void clients_final(void) {
         for (size_t i = 0; i < n_ops; i++)
                 if (ops[i].kind != OP_READ && ops[i].kind != OP_READ_LINEAR)
                         final_write(&ops[i], owner_of, n);
+        for (size_t i = 0; i < n_ops; i++)
+                if (ops[i].state == OP_FORGOTTEN)
+                        final_forgotten(&ops[i], owner_of);
         for (size_t i = 0; i < n_changes; i++) {
                 const Change *change = &changes[i];
                 if (strncmp(change->path, "/k/", 3) != 0)

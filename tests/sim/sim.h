@@ -50,6 +50,7 @@ typedef struct World {
 
         bool faults, clients;
         uint64_t disturbed_usec; /* something was wrong somewhere, last */
+        uint64_t led_usec;       /* somebody began to lead, last */
 } World;
 
 extern World world;

@@ -173,7 +173,8 @@ static void tell_where_all_are(void) {
                         const RaftProgress *progress = &agent->raft_status.progress[k];
                         note("    %016llx: match %llu, next %llu%s%s", (unsigned long long)progress->id,
                              (unsigned long long)progress->match, (unsigned long long)progress->next,
-                             progress->active ? ", active" : "", progress->in_snapshot ? ", in snapshot" : "");
+                             progress->active ? ", active" : "",
+                             progress->in_snapshot ? ", in snapshot" : "");
                 }
                 for (unsigned j = 0; j < world.n_hosts; j++)
                         if (j != i)
@@ -191,10 +192,12 @@ static void session_ends(void) {
         SimHost *host = world.hosts[below(world.n_hosts)];
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "/eph/%s", host->name);
-        bool led = host == host_leader();
+        uint64_t died_usec = world.now, bound = world.session_usec + 2 * SEC + 500 * MSEC;
+        if (host == host_leader())
+                bound += 4 * world.election_usec;
         host_kill(host, chance(5000));
-        run_until(world.now + world.session_usec + 2 * SEC +
-                  (led ? 4 * world.election_usec + SEC : 500 * MSEC));
+        while (world.now < MAX(died_usec, world.led_usec) + bound && world.now < died_usec + 120 * SEC)
+                run_until(world.now + 100 * MSEC);
         SimHost *leader = host_leader();
         if (!leader)
                 stuck("no leader after the last death");
@@ -217,7 +220,9 @@ static void check_owned(void) {
                         snprintf(path, sizeof(path), "/eph/%s/%u", host->name, slot);
                         bool there = agent_get(host->agent, path, &entry) == 0;
                         if (there != host->own[slot].wanted)
-                                broken("%s is %s, but its owner %s it", path, there ? "there" : "not there",
+                                broken("%s is %s (%s, generation %llu), but its owner %s it", path,
+                                       there ? "there" : "not there", there ? entry.owner_tag : "",
+                                       (unsigned long long)(there ? entry.owner_generation : 0),
                                        host->own[slot].wanted ? "wants" : "does not want");
                 }
 }
