@@ -152,6 +152,7 @@ static void arm_timer(Loop *loop) {
 
 static int turn(Loop *loop) {
         loop->noted = 0;
+        (void)sd_event_source_set_enabled(loop->turn, SD_EVENT_OFF);
         (void)sd_event_source_set_enabled(loop->urgent, SD_EVENT_OFF);
         if (agent_turn(loop->agent) < 0) {
                 (void)sd_notify(false, "STATUS=Fatal error, see the journal");
@@ -177,9 +178,10 @@ static int on_time(sd_event_source *source, uint64_t usec, void *userdata) {
         return turn(userdata);
 }
 
+/* Only the turn takes the news, until then the fd stays readable: with more than idle priority this source
+ * would be called over and over before the turn is. */
 static int on_news(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        wake(userdata);
-        return 0;
+        return turn(userdata);
 }
 
 /* ---- Signals ---- */
@@ -399,6 +401,10 @@ static int add_agent_sources(Loop *loop) {
         if (r >= 0)
                 r = sd_event_add_io(loop->event, &loop->tree, agent_tree_fd(loop->agent), EPOLLIN, on_news,
                                     loop);
+        if (r >= 0)
+                r = sd_event_source_set_priority(loop->log, SD_EVENT_PRIORITY_IDLE);
+        if (r >= 0)
+                r = sd_event_source_set_priority(loop->tree, SD_EVENT_PRIORITY_IDLE);
         if (r >= 0)
                 r = sd_event_add_time(loop->event, &loop->addresses, CLOCK_BOOTTIME,
                                       now_boottime(NULL) + USEC_PER_SEC, USEC_PER_SEC, on_addresses, loop);
