@@ -96,6 +96,7 @@ static void disk_step(void *p, uint64_t token) {
                 return;
         }
         int r = agent_step(host->agent);
+        look_at_checkpoint(host);
         mix((uint64_t)r << 8 | host->i);
         if (r < 0) {
                 failed(host, r);
@@ -110,10 +111,11 @@ static void disk_step(void *p, uint64_t token) {
 
 /* What a checkpoint synced cannot be taken away by a power cut. */
 static void look_at_checkpoint(SimHost *host) {
-        TreeStatus *status = &host->agent->tree_status;
-        if (status->durable == host->durable)
+        TreeStatus status;
+        tree_status(host->agent->tree, &status);
+        if (status.durable == host->durable)
                 return;
-        host->durable = status->durable;
+        host->durable = status.durable;
         char path[200];
         struct stat st;
         snprintf(path, sizeof(path), "%s/%s-wal", host->directory, host->agent->tree_name);
@@ -304,6 +306,8 @@ void host_kill(SimHost *host, bool power) {
         char tree[LOG_TREE_NAME_BYTES];
         snprintf(tree, sizeof(tree), "%s", host->agent->tree_name);
         note("%s: %s", host->name, power ? "power cut" : "killed");
+        if (host->agent->failed == 0)
+                look_at_checkpoint(host);
         world.disturbed_usec = world.now;
         end_process(host, false);
         net_gone(host, power);
