@@ -86,6 +86,26 @@ static void log_is_quiet(void *p, uint64_t token) {
                 host_wake(host);
 }
 
+/* What a checkpoint synced cannot be taken away by a power cut. */
+static void look_at_checkpoint(SimHost *host) {
+        TreeStatus status;
+        tree_status(host->agent->tree, &status);
+        if (status.durable == host->durable)
+                return;
+        host->durable = status.durable;
+        char path[200];
+        struct stat st;
+        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, host->agent->tree_name);
+        memset(host->checkpoint_salt, 0, sizeof(host->checkpoint_salt));
+        host->checkpoint_wal = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+                ssize_t n = read(fd, host->checkpoint_salt, sizeof(host->checkpoint_salt));
+                (void)n;
+                close(fd);
+        }
+}
+
 static void disk_step(void *p, uint64_t token) {
         SimHost *host = p;
         if (token != host->disk_token || !host->agent)
@@ -107,26 +127,6 @@ static void disk_step(void *p, uint64_t token) {
         host_wake(host);
         disk_kick(host);
         at(world.now + 100 * MSEC, log_is_quiet, host, ++host->quiet_token);
-}
-
-/* What a checkpoint synced cannot be taken away by a power cut. */
-static void look_at_checkpoint(SimHost *host) {
-        TreeStatus status;
-        tree_status(host->agent->tree, &status);
-        if (status.durable == host->durable)
-                return;
-        host->durable = status.durable;
-        char path[200];
-        struct stat st;
-        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, host->agent->tree_name);
-        memset(host->checkpoint_salt, 0, sizeof(host->checkpoint_salt));
-        host->checkpoint_wal = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-                ssize_t n = read(fd, host->checkpoint_salt, sizeof(host->checkpoint_salt));
-                (void)n;
-                close(fd);
-        }
 }
 
 static void take_turn(void *p, uint64_t token) {
