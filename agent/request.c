@@ -309,8 +309,8 @@ static int request_number(Request *request) {
         return 0;
 }
 
-/* The width of the row bounds what is in flight. Its last place is the empty request's: or 4,095 Unknown ones
- * would hold all places, and nothing could be offered that decides them. */
+/* The width of the row bounds what is in flight. Its last place is the empty request's: or 4,095 Unknown
+ * ones would hold all places, and nothing could be offered that decides them. */
 static bool window_is_full(const Requests *requests, CommandKind kind) {
         uint64_t width = requests->next_serial - lowest_unresolved(requests);
         return width >= (kind == COMMAND_EMPTY ? LIMIT_SERIALS : LIMIT_SERIALS - 1);
@@ -443,6 +443,35 @@ void requests_applied(Agent *agent, uint64_t serial, const Result *result) {
         }
 }
 
+typedef struct Asked {
+        Agent *agent;
+        uint64_t incarnation, serial;
+        TreeOutcome outcome;
+        Result result;
+} Asked;
+
+static int ask_row(const Member *member, void *userdata) {
+        Asked *asked = userdata;
+
+        if (member->id == asked->agent->host.id)
+                return 0;
+        asked->outcome = tree_outcome(asked->agent->tree, member->id, asked->incarnation, asked->serial,
+                                      &asked->result);
+        return asked->outcome != TREE_OUTCOME_TOO_OLD;
+}
+
+/* An incarnation is an index of the log and so belongs to one host; the caller of a host that died may ask
+ * on another one, which has its row, too. */
+static TreeOutcome ask_tree(Agent *agent, uint64_t incarnation, uint64_t serial, Result *ret) {
+        Asked asked = {.agent = agent, .incarnation = incarnation, .serial = serial};
+
+        asked.outcome = tree_outcome(agent->tree, agent->host.id, incarnation, serial, &asked.result);
+        if (asked.outcome == TREE_OUTCOME_TOO_OLD)
+                (void)tree_members(agent->tree, ask_row, &asked);
+        *ret = asked.result;
+        return asked.outcome;
+}
+
 OutcomeState agent_outcome(Agent *agent, uint64_t incarnation, uint64_t serial, Result *ret) {
         Requests *requests = &agent->requests;
 
@@ -457,7 +486,7 @@ OutcomeState agent_outcome(Agent *agent, uint64_t incarnation, uint64_t serial, 
                                 return requests->decided[i].applied ? OUTCOME_APPLIED : OUTCOME_NEVER;
                         }
         }
-        switch (tree_outcome(agent->tree, agent->host.id, incarnation, serial, ret)) {
+        switch (ask_tree(agent, incarnation, serial, ret)) {
         case TREE_OUTCOME_APPLIED:
                 return OUTCOME_APPLIED;
         case TREE_OUTCOME_NEVER:
