@@ -188,6 +188,18 @@ def test_writes_in_flight_at_a_cut(hosts, who):
 
                     state, revision = until(definite, 15, f"the outcome of {fate.request}")
                     assert (found is None) if state == "never" else (found[1] == revision and found[2]["version"] == 1)
+    # What was once definite stays so when the process that asked is gone.
+    answers = {}
+    for again in (False, True):
+        with Bus(lone) as bus:
+            for fate in fates.values():
+                if fate.name == "Unknown":
+                    answers.setdefault(fate.request, set()).add(bus.call("Tree.Outcome", fate.request))
+        if not again:
+            lone.run("systemctl", "restart", "treatyd.service")
+            cluster.wait_formed(hosts)
+    assert all(len(told) == 1 for told in answers.values()), answers
+    with Bus(lone) as bus:
         bus.call("Tree.Delete", "/flight", 1, {})
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from lab import cluster
 from lab.bus import Bus
+from lab.tools import until
 from test_tree import NOBODY
 
 
@@ -58,11 +59,19 @@ def test_access_is_denied_to_others_than_root(h1):
     assert done.returncode == 0, done.stderr
 
 
-def test_no_agent_is_explained(hosts):
+def test_no_agent_is_explained_and_a_stopped_one_is_started(hosts):
     host = next(h for h in hosts if h.name != cluster.leader(hosts).name)
-    host.run("systemctl", "stop", "treatyd.service", "treaty-units.service")
-    done = host.run("treatyctl", "get", "/script/there", check=False)
-    assert done.returncode == 1 and "treatyd" in done.stderr and done.stdout == ""
+    host.run("systemctl", "mask", "--runtime", "--now", "--quiet", "treatyd.service")
+    try:
+        done = host.run("treatyctl", "get", "/script/there", check=False)
+        assert done.returncode == 1 and "treatyd" in done.stderr and done.stdout == ""
+    finally:
+        host.run("systemctl", "unmask", "--runtime", "--quiet", "treatyd.service")
+    # The bus activates it for the first who asks.
+    assert host.run("systemctl", "is-active", "treatyd.service", check=False).stdout.strip() != "active"
+    until(lambda: host.run("busctl", "call", "org.treaty1", "/org/treaty1", "org.treaty1.Tree", "GetText", "s", "/script/there",
+                           check=False).returncode == 0, 10, "an answer of the activated agent")
+    assert host.run("systemctl", "is-active", "treatyd.service", check=False).stdout.strip() == "active"
 
 
 def test_values_are_bytes(h1):
