@@ -418,22 +418,26 @@ static void turn_round(Agent *agent) {
         commit_tree(agent);
 }
 
+/* What work_duties() will do, it does when they are due: to be called earlier would only be to be called again. */
+static uint64_t duties_deadline(const Agent *agent) {
+        uint64_t deadline = MIN(MIN(sessions_deadline(agent), roles_deadline(agent)),
+                                MIN(follow_deadline(agent), join_deadline(agent)));
+
+        if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
+                deadline = MIN(deadline,
+                               MIN(agent->checkpoint_usec, agent->changed_usec + CHECKPOINT_QUIET));
+        return MAX(deadline, agent->duty_usec);
+}
+
 static uint64_t next_deadline(const Agent *agent) {
         uint64_t deadline = core_is_held(agent) ? USEC_INFINITY : agent->raft_deadline_usec;
 
         deadline = MIN(deadline, requests_deadline(agent));
         deadline = MIN(deadline, reads_deadline(agent));
         deadline = MIN(deadline, watches_deadline(agent));
-        deadline = MIN(deadline, sessions_deadline(agent));
-        deadline = MIN(deadline, roles_deadline(agent));
-        deadline = MIN(deadline, follow_deadline(agent));
-        deadline = MIN(deadline, join_deadline(agent));
+        deadline = MIN(deadline, duties_deadline(agent));
         if (agent->commit_usec != 0)
                 deadline = MIN(deadline, agent->commit_usec);
-        if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
-                deadline =
-                        MIN(deadline, MIN(agent->checkpoint_usec, MAX(agent->changed_usec + CHECKPOINT_QUIET,
-                                                                      agent->now_usec + DUTY_USEC)));
         /* Slow duties that nothing announces: membership addresses, pruning, promotion. */
         return MIN(deadline, agent->now_usec + USEC_PER_SEC);
 }
