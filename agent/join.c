@@ -43,10 +43,18 @@ static int remember_listening(Agent *agent) {
         return 0;
 }
 
+static bool has_key(const TokenText *text, const uint8_t *key) {
+        for (uint32_t i = 0; i < text->n_keys; i++)
+                if (memcmp(text->keys[i], key, KEY_HASH_BYTES) == 0)
+                        return true;
+        return false;
+}
+
 static int collect_keys(const Member *member, void *userdata) {
         TokenText *text = userdata;
         for (uint32_t i = 0; i < member->n_keys && text->n_keys < ELEMENTSOF(text->keys); i++)
-                memcpy(text->keys[text->n_keys++], member->keys[i], KEY_HASH_BYTES);
+                if (!has_key(text, member->keys[i]))
+                        memcpy(text->keys[text->n_keys++], member->keys[i], KEY_HASH_BYTES);
         return 0;
 }
 
@@ -237,10 +245,15 @@ static ResultStatus judge_request(Agent *agent, const JoinRequest *request, cons
 void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HASH_BYTES], Bytes bytes) {
         Outside *outside = &agent->outside;
         JoinRequest request;
-        Member existing;
+        Member existing, self;
 
         if (wire_join_request_decode(bytes, &request) < 0) {
                 outside->call_end(outside->userdata, call, PEERS_INVALID, "malformed request");
+                return;
+        }
+        bool leaf = tree_member(agent->tree, agent->host.id, &self) == 0 && self.class == MEMBER_LEAF;
+        if (leaf) {
+                outside->call_end(outside->userdata, call, PEERS_DENIED, "a leaf lets nobody in; ask a full member");
                 return;
         }
         if (agent->removed || agent->join.active || agent->join_n_served >= MAX_JOINS) {

@@ -476,6 +476,8 @@ OutcomeState agent_outcome(Agent *agent, uint64_t incarnation, uint64_t serial, 
         Requests *requests = &agent->requests;
 
         *ret = (Result){};
+        if (incarnation > agent->tree_status.applied)
+                return OUTCOME_TOO_OLD; /* an incarnation is an index: nobody ever had this one here */
         if (incarnation == requests->incarnation && incarnation != 0) {
                 for (Request *request = requests->offered; request; request = request->next)
                         if (request->serial == serial)

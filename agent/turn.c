@@ -205,9 +205,9 @@ static void role_changed(Agent *agent) {
 }
 
 /* The log was ordered to begin behind a fetched tree, and the core does not know yet: what it would order
- * now follows the old log. */
+ * now follows the old log. And who has lost what he promised neither votes nor counts nor leads. */
 static bool core_is_held(const Agent *agent) {
-        return agent->snapshots.fetch.base_seq != 0;
+        return agent->snapshots.fetch.base_seq != 0 || agent->damaged;
 }
 
 static void update_core(Agent *agent) {
