@@ -166,21 +166,33 @@ for n in range(300):
 """
     done = subprocess.run(space + ["/usr/bin/python3", "-c", noise], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    # A key of one's own opens TLS at most far enough to be refused: no call but Join is served.
-    key = f"{stranger.dir}/key.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", key, "-out", key + ".crt",
-                    "-subj", "/CN=stranger", "-days", "2"], check=True, capture_output=True)
-    for alpn in ("h2", "http/1.1"):
-        shown = subprocess.run(space + ["timeout", "5", "openssl", "s_client", "-connect", f"{h1.address}:{PORT}",
-                                        "-alpn", alpn, "-cert", key + ".crt", "-key", key], capture_output=True,
-                               input=b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + os.urandom(2000))
-        assert b"grpc-status" not in shown.stdout
     assert [main_pid(h) for h in three] == pids
     with Bus(three[1]) as bus:
         assert bus.set("/after/noise", "fine") > 0
     cluster.wait_formed(three)
     assert Agent(h1).memory_mib - before < 16
     lab.crash([stranger])
+
+
+def test_a_stranger_may_ask_to_join_and_nothing_else(lab, three):
+    """Any HTTP/2 client with a key of its own is answered, and refused: only Join is looked at."""
+    h1, h2, _ = three
+    key, empty = f"{lab.dir}/stranger.pem", f"{lab.dir}/empty"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "ed25519", "-nodes", "-keyout", key, "-out", key + ".crt",
+                    "-subj", "/CN=stranger", "-days", "2"], check=True, capture_output=True)
+    with open(empty, "wb") as f:
+        f.write(bytes(5))  # one message of no bytes, framed
+
+    def ask(call):
+        shown = subprocess.run(["ip", "netns", "exec", lab.net.host_space(h2.name), "timeout", "10", "nghttp", "-v",
+                                f"--cert={key}.crt", f"--key={key}", "-H", "content-type: application/grpc", "-d", empty,
+                                f"https://{h1.address}:{PORT}/treaty.v1.Peer/{call}"], capture_output=True, text=True).stdout
+        return re.findall(r"grpc-status: (\d+)", shown)
+
+    for call in ("Talk", "Follow", "Snapshot", "Admin", "Nonsense"):
+        assert ask(call) == ["7"], call  # PERMISSION_DENIED
+    assert ask("Join") == ["3"]  # INVALID_ARGUMENT: looked at, and nothing in it
+    assert len(cluster.members(h1)) == 3
 
 
 def test_copied_state_of_another_machine(lab, three):

@@ -12,6 +12,7 @@ import time
 import xml.etree.ElementTree
 
 from . import build, packages
+from .fleet import Fleet
 from .tools import LabError, run, say
 
 PARTS = ("format", "units", "hosts")
@@ -106,7 +107,9 @@ def hosts(fleet, only):
         except subprocess.TimeoutExpired:
             raise LabError(f"the host tests did not end within {HOST_SECONDS} s")
         finally:
-            fleet.down()
+            # What a run that was cut short leaves of the labs in conftest.py and beside it.
+            for also in ("", "x", "j", "b"):
+                Fleet(fleet.name + also).down()
     if not os.path.exists(report):
         raise LabError("pytest left no report; the output above says why")
     passed, failed = 0, []
