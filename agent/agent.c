@@ -52,8 +52,8 @@ uint64_t hall_leader(const Agent *agent) {
 }
 
 uint64_t hall_term(const Agent *agent) {
-        return agent->follow.active ? MAX(agent->follow.term, agent->raft_status.term)
-                                    : agent->raft_status.term;
+        /* Of the leader that is followed: a higher one, heard from somebody who asked for votes, leads nobody yet. */
+        return agent->follow.active ? agent->follow.term : agent->raft_status.term;
 }
 
 bool hall_is_leader(const Agent *agent) {

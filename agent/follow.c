@@ -25,6 +25,7 @@ void follow_drop(Agent *agent) {
         Follow *follow = &agent->follow;
         if (follow->n_queue == 0)
                 return;
+        follow->n_bytes -= follow->queue[follow->queue_head]->size;
         entry_unref(follow->queue[follow->queue_head]);
         follow->queue_head = (follow->queue_head + 1) % FOLLOW_QUEUE;
         follow->n_queue--;
@@ -40,7 +41,8 @@ void follow_end(Agent *agent) {
         follow->retry_usec = agent->now_usec + RETRY_USEC;
 }
 
-/* A full queue means that apply is slower than the network: the rest is asked for again. */
+/* A full queue means that apply is slower than the network (or that the disk is full): the rest is asked for
+ * again. */
 static bool queue_entries(Agent *agent, FollowBatch *batch) {
         Follow *follow = &agent->follow;
 
@@ -48,8 +50,10 @@ static bool queue_entries(Agent *agent, FollowBatch *batch) {
                 uint64_t expected = agent->tree_status.applied + follow->n_queue + 1;
                 if (batch->entries[i]->index < expected)
                         continue;
-                if (batch->entries[i]->index > expected || follow->n_queue == FOLLOW_QUEUE)
+                if (batch->entries[i]->index > expected || follow->n_queue == FOLLOW_QUEUE ||
+                    follow->n_bytes >= FOLLOW_BYTES)
                         return false;
+                follow->n_bytes += batch->entries[i]->size;
                 follow->queue[(follow->queue_head + follow->n_queue++) % FOLLOW_QUEUE] =
                         entry_ref(batch->entries[i]);
         }
@@ -66,7 +70,10 @@ static void batch_arrived(PeersCall *call, Bytes bytes, void *userdata) {
                 follow_end(agent);
                 return;
         }
-        bool passes = batch.term > follow->term || (batch.term == follow->term && batch.beat > follow->beat);
+        /* Who has not heard the leader lately gives entries, and no word of it. */
+        bool passes =
+                batch.leader != 0 &&
+                (batch.term > follow->term || (batch.term == follow->term && batch.beat > follow->beat));
         bool older = batch.term < follow->term;
         if (passes) {
                 if (batch.leader != follow->leader)
@@ -138,6 +145,7 @@ static void follow_begin(Agent *agent) {
                 return;
         }
         follow->server = server;
+        follow->beat = 0; /* by this server's clock from now on */
         follow->begun_usec = agent->now_usec;
 }
 
@@ -222,7 +230,9 @@ void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request) 
 }
 
 static uint64_t stamp_beat(const Agent *agent) {
-        return agent->now_usec; /* this server's word of how fresh it is; see follow_fresh() */
+        /* This server's word of how fresh it is (see follow_fresh()), by its own clock: followers compare it
+         * within one stream only. */
+        return agent->now_usec;
 }
 
 /* May we vouch for the leader now? Only what we heard from it within the election timeout. */

@@ -43,6 +43,8 @@ typedef struct HostFile {
         uint64_t id;
         uint8_t machine[16]; /* app-specific machine id: state copied to another machine is refused */
         bool listen;         /* a token was made or a join was done: listen for peers */
+        char switching[LOG_TREE_NAME_BYTES]; /* the tree of a cluster that is being joined: when the log names
+                                                it, the entries there are of another cluster; "" none */
 } HostFile;
 
 int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */
@@ -229,6 +231,7 @@ uint64_t sessions_deadline(const Agent *agent);
 /* ---- follow.c ---- */
 
 #define FOLLOW_QUEUE 4096u
+#define FOLLOW_BYTES (32u * 1024 * 1024) /* in that queue: no more is taken above it */
 
 typedef struct Follower { /* one whom we serve */
         Agent *agent;
@@ -249,6 +252,7 @@ typedef struct Follow {
         uint64_t leader, term, beat, commit; /* the stamp */
         Entry *queue[FOLLOW_QUEUE];          /* a ring: taken, not applied yet */
         unsigned queue_head, n_queue;
+        size_t n_bytes; /* in the queue */
         Follower *followers;
         unsigned n_followers;
         unsigned turn; /* round robin over voters */
@@ -298,6 +302,7 @@ void snapshot_serve(Agent *agent); /* turn */
 void snapshot_watch(Agent *agent); /* turn: a peer that was told to fetch and does not */
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
 bool snapshot_fetching(const Agent *agent);
+void snapshot_cancel(Agent *agent); /* the join that wanted another cluster's tree is over */
 void snapshot_stored(Agent *agent, uint64_t seq);
 void snapshot_close(Agent *agent);
 
@@ -412,6 +417,7 @@ typedef struct JoinCall {
 
 void join_work(Agent *agent); /* turn */
 void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HASH_BYTES], Bytes request);
+bool join_may_switch(Agent *agent); /* false: it failed, or is over */
 void join_switched(Agent *agent); /* the cluster's tree is ours now */
 uint64_t join_deadline(const Agent *agent);
 void join_close(Agent *agent);
@@ -516,6 +522,7 @@ int hall_recover(Agent *agent);                /* recover.c */
 int hall_new_tree(Agent *agent, bool found);   /* recover.c: a fresh, empty tree */
 int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote);
 int hall_open_tree(Agent *agent, const char *name);
+int hall_switched(Agent *agent); /* recover.c: forgets HostFile.switching */
 void hall_apply(Agent *agent);                  /* apply.c */
 int hall_log_wait(Agent *agent, uint64_t seq);  /* recover.c: at start only */
 uint64_t hall_cluster_usec(const Agent *agent); /* leader's cluster time now */

@@ -25,6 +25,8 @@ static int host_parse(char *text, HostFile *ret) {
                                 host.id = host.id << 8 | id[i];
                 } else if (strncmp(line, "MachineId=", 10) == 0)
                         machine = hex_read(line + 10, host.machine, sizeof(host.machine)) >= 0;
+                else if (strncmp(line, "Switch=", 7) == 0)
+                        snprintf(host.switching, sizeof(host.switching), "%s", line + 7);
                 else if (strcmp(line, "Listen=yes") == 0)
                         host.listen = true;
                 else if (strcmp(line, "Listen=no") != 0)
@@ -61,10 +63,11 @@ int host_file_load(Disk *disk, HostFile *ret) {
 
 int host_file_save(Disk *disk, const HostFile *host) {
         char machine[33], text[256];
-        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n",
+        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n%s%s%s",
                          (unsigned long long)host->id,
                          hex_write(machine, host->machine, sizeof(host->machine)),
-                         host->listen ? "yes" : "no");
+                         host->listen ? "yes" : "no", host->switching[0] ? "Switch=" : "", host->switching,
+                         host->switching[0] ? "\n" : "");
 
         DiskFile *file = NULL;
         int r = disk->ops->open(disk, HOST_FILE_NEW, true, &file);

@@ -296,6 +296,18 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
 
 /* ---- Joining ---- */
 
+/* What a join has under way is over with it: nothing of it may come to be later. */
+static void join_drop(Agent *agent) {
+        if (agent->join.call)
+                agent->outside.call_free(agent->outside.userdata, TAKE(agent->join.call));
+        snapshot_cancel(agent);
+        if (agent->members.known) {
+                free(TAKE(agent->members.known));
+                agent->members.n_known = 0;
+                agent->members.dirty = true; /* who was named by the other cluster is a stranger again */
+        }
+}
+
 static void join_end(Agent *agent, JoinAnswer answer, const char *why) {
         JoinCall *join = &agent->join;
         JoinDone done = TAKE(join->done);
@@ -303,8 +315,7 @@ static void join_end(Agent *agent, JoinAnswer answer, const char *why) {
         char text[256];
 
         snprintf(text, sizeof(text), "%s", why ?: "");
-        if (join->call)
-                agent->outside.call_free(agent->outside.userdata, TAKE(join->call));
+        join_drop(agent);
         *join = (JoinCall){};
         agent->status_dirty = true;
         if (done)
@@ -475,9 +486,22 @@ static bool is_alone(Agent *agent) {
 static bool holds_something(Agent *agent) {
         bool written = false, more = false;
         char after[LIMIT_PATH_BYTES + 1] = "";
-        (void)tree_list(agent->tree, "/", after, TREE_LIST_NAMES, UINT32_MAX, SIZE_MAX, count_written,
-                        &written, &more);
-        return written;
+        int r = tree_list(agent->tree, "/", after, 0, UINT32_MAX, SIZE_MAX, count_written, &written, &more);
+        return written || r != 0; /* what cannot be read is not thrown away either */
+}
+
+/* Another cluster's tree is here. What was on its way when the join was accepted may have been written since. */
+bool join_may_switch(Agent *agent) {
+        JoinCall *join = &agent->join;
+
+        if (!join->active || !join->accepted || join->final)
+                return false;
+        if (join->discard || !holds_something(agent))
+                return true;
+        join->final = true;
+        join->verdict = JOIN_NOT_EMPTY;
+        snprintf(join->why, sizeof(join->why), "something was written here meanwhile");
+        return false;
 }
 
 static void join_begin(Agent *agent, const TokenText *token, bool discard, bool automatic, JoinDone done,
@@ -527,8 +551,7 @@ int agent_join(Agent *agent, const char *text, bool discard, JoinDone done, void
                 hall_wake(agent);
                 return 0;
         }
-        if (agent->join.call)
-                agent->outside.call_free(agent->outside.userdata, TAKE(agent->join.call));
+        join_drop(agent);
         join_begin(agent, &token, discard, false, done, userdata);
         return 0;
 }
@@ -551,10 +574,14 @@ static void join_automatically(Agent *agent) {
 
 void join_switched(Agent *agent) {
         requests_reset(agent);
+        reads_fail(agent, ANSWER_TIMEOUT); /* they waited for indexes of the cluster that was left */
         sessions_leave(agent);
         offers_reset(agent);
         roles_reset(agent);
         watches_abandon(agent);
+        agent->trimmed = agent->led_term = 0;
+        agent->n_prune = 0;
+        agent->demote = false;
         agent->members.own_dirty = agent->members.dirty = true;
         agent->removed = agent->members.out = false;
         agent->members.refused_usec = 0;

@@ -122,12 +122,13 @@ int hall_new_tree(Agent *agent, bool found) {
         }
         tree_status(agent->tree, &agent->tree_status);
 
+        /* The configuration first: a log that names a tree and knows no voters would wait for others for ever. */
         uint64_t seq = hall_seq(agent);
-        r = log_submit_tree(agent->log, seq, name);
+        r = log_submit_base(agent->log, seq, 0, 0, &agent->tree_status.conf, 0, 0, 0);
         if (r < 0)
                 return r;
         seq = hall_seq(agent);
-        r = log_submit_base(agent->log, seq, 0, 0, &agent->tree_status.conf, 0, 0, 0);
+        r = log_submit_tree(agent->log, seq, name);
         if (r < 0)
                 return r;
         return hall_log_wait(agent, seq);
@@ -309,6 +310,46 @@ static int bring_together(Agent *agent) {
         return make_base(agent);
 }
 
+/* The join is through: log and tree are of one cluster. */
+int hall_switched(Agent *agent) {
+        HostFile host = agent->host;
+        host.switching[0] = 0;
+        int r = host_file_save(agent->options.disk, &host);
+        if (r < 0)
+                return r;
+        agent->host = host;
+        return 0;
+}
+
+/* The process ended in the middle of a join: the tree is the cluster's already, while log, term and vote are of
+ * the one that was left. What stands in the log under the same index and term means nothing here. */
+static int finish_switch(Agent *agent) {
+        if (strcmp(agent->host.switching, log_state(agent->log)->tree_name) == 0) {
+                int r = tree_make_durable(agent);
+                if (r < 0)
+                        return r;
+                tree_status(agent->tree, &agent->tree_status);
+                const TreeStatus *tree = &agent->tree_status;
+                uint64_t seq = hall_seq(agent);
+                r = log_submit_base(agent->log, seq, tree->applied, tree->applied_term, &tree->conf,
+                                    tree->conf_index, tree->applied_term, agent->host.id);
+                if (r >= 0)
+                        r = hall_log_wait(agent, seq);
+                if (r < 0)
+                        return r;
+        }
+        return hall_switched(agent);
+}
+
+/* A log that was in use names its tree. One that does not lost its beginning: founding a cluster on top of it
+ * would be a second life beside the first. */
+static int refuse_lost_tree(Agent *agent) {
+        report_say(&agent->report, LOG_ERR,
+                   "The log is damaged and does not say which tree file is in force. Move the state directory away and "
+                   "join the cluster anew.");
+        return -EBADMSG;
+}
+
 int hall_recover(Agent *agent) {
         int r = open_host_file(agent);
         if (r < 0)
@@ -319,13 +360,18 @@ int hall_recover(Agent *agent) {
 
         if (log_state(agent->log)->tree_name[0])
                 r = open_existing_tree(agent);
+        else if (agent->damaged || log_state(agent->log)->last_index > 0)
+                r = refuse_lost_tree(agent);
         else
                 r = hall_new_tree(agent, !agent->options.join);
         if (r < 0)
                 return r;
 
         bool clean = log_state(agent->log)->clean;
-        r = bring_together(agent);
+        if (agent->host.switching[0])
+                r = finish_switch(agent);
+        if (r >= 0)
+                r = bring_together(agent);
         if (r < 0)
                 return r;
 

@@ -162,7 +162,8 @@ int agent_request(Agent *agent, const Command *command, uint64_t timeout_usec, R
                 .margin_usec = MIN(REQUEST_MARGIN_USEC, timeout_usec / 4),
                 .refusal = requests->n >= QUEUE_MAX || requests->bytes + size > LIMIT_REQUEST_BYTES
                                    ? ANSWER_BUSY
-                           : agent->removed   ? ANSWER_NOT_MEMBER
+                           : agent->removed || agent->join.accepted
+                                   ? ANSWER_NOT_MEMBER /* what is written now would go with the old tree */
                            : agent->stopping  ? ANSWER_STOPPING
                            : agent->disk_full ? ANSWER_DISK_FULL
                            : agent->halted    ? ANSWER_HALTED

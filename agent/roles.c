@@ -302,7 +302,8 @@ static void plan_voters(Agent *agent) {
         if (!status->conf_committed || conf_is_joint(status->conf) || status->transferring)
                 return;
 
-        (void)tree_members(agent->tree, plan_member, &plan);
+        if (tree_members(agent->tree, plan_member, &plan) != 0)
+                return; /* half a list would look like half a cluster */
         unsigned wanted = roles_voters_wanted(plan.n_members, agent->options.max_voters);
         if (plan.n_dead > 0)
                 (void)tree_members(agent->tree, keep_dead, &plan);

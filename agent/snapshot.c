@@ -7,6 +7,7 @@
  * to the cluster that gave them. */
 #include "hall.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_SENDS  4
@@ -144,7 +145,7 @@ void snapshot_watch(Agent *agent) {
 
 bool snapshot_fetching(const Agent *agent) {
         const SnapshotFetch *fetch = &agent->snapshots.fetch;
-        return fetch->call || fetch->switch_seq != 0;
+        return fetch->call || fetch->switch_seq != 0 || fetch->base_seq != 0;
 }
 
 static void fetch_give_up(Agent *agent, const char *why) {
@@ -158,6 +159,22 @@ static void fetch_give_up(Agent *agent, const char *why) {
                 report_say(&agent->report, LOG_WARNING,
                            "The snapshot from %016llx is of no use: %s. It is fetched again.",
                            (unsigned long long)fetch->from, why);
+}
+
+void snapshot_cancel(Agent *agent) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+        if (fetch->foreign && fetch->call)
+                fetch_give_up(agent, NULL);
+}
+
+/* Noted before the log names the file: whoever finds both knows that the log's entries are of another cluster. */
+static int note_switch(Agent *agent, const char *name) {
+        HostFile host = agent->host;
+        snprintf(host.switching, sizeof(host.switching), "%s", name);
+        int r = host_file_save(agent->options.disk, &host);
+        if (r >= 0)
+                agent->host = host;
+        return r;
 }
 
 static void chunk_arrived(PeersCall *call, Bytes bytes, void *userdata) {
@@ -200,6 +217,11 @@ static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, v
                 return fetch_give_up(agent, "it cannot be written here (disk full?)");
         if (!fetch->foreign && fetch->index <= agent->tree_status.applied)
                 return fetch_give_up(agent, "it is older than what this host has");
+
+        if (fetch->foreign && !join_may_switch(agent))
+                return fetch_give_up(agent, "the join is over");
+        if (fetch->foreign && note_switch(agent, fetch->name) < 0)
+                return fetch_give_up(agent, "the host file cannot be written (disk full?)");
 
         uint64_t seq = hall_seq(agent);
         r = log_submit_tree(agent->log, seq, fetch->name);
@@ -262,13 +284,15 @@ static int switch_tree(Agent *agent) {
                 /* Nobody waits for anything in this life but for the join itself: the disk may be waited
                  * for. */
                 r = hall_log_wait(agent, seq);
+                if (r >= 0)
+                        r = hall_switched(agent);
                 if (r < 0)
                         return r;
                 r = hall_start_raft(agent, tree->applied_term, agent->host.id);
                 if (r < 0)
                         return r;
                 agent->follow.active = true;
-                agent->follow.term = agent->follow.beat = agent->follow.leader = 0;
+                agent->follow.term = agent->follow.beat = agent->follow.leader = agent->follow.commit = 0;
                 agent->reads.gate = false;
                 raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
         } else if (was_following)

@@ -41,6 +41,13 @@ static inline int lone_send(void *userdata, uint64_t host, Bytes letter) {
         return -ENOTCONN;
 }
 
+static inline int lone_call_address(void *userdata, const char *address,
+                                    const uint8_t (*keys)[KEY_HASH_BYTES], size_t n_keys, const char *method,
+                                    Bytes request, uint64_t timeout_usec, const PeersCallEvents *events,
+                                    PeersCall **ret) {
+        return -EHOSTUNREACH;
+}
+
 static inline void lone_start(Lone *lone) {
         AgentOptions options = {
                 .state_directory = lone->directory,
@@ -50,16 +57,18 @@ static inline void lone_start(Lone *lone) {
                 .election_usec = 600 * USEC_PER_MSEC,
                 .session_usec = 5 * USEC_PER_SEC,
                 .max_voters = 5,
-                .outside = {
-                        .userdata = lone,
-                        .now = lone_now,
-                        .wall = lone_now,
-                        .random = lone_random,
-                        .wake = lone_wake,
-                        .set_targets = lone_set_targets,
-                        .send = lone_send,
-                        .flush = lone_wake,
-                },
+                .outside =
+                        {
+                                .userdata = lone,
+                                .now = lone_now,
+                                .wall = lone_now,
+                                .random = lone_random,
+                                .wake = lone_wake,
+                                .set_targets = lone_set_targets,
+                                .send = lone_send,
+                                .call_address = lone_call_address,
+                                .flush = lone_wake,
+                        },
         };
         assert_int_equal(agent_new(&lone->agent, &options), 0);
 }
@@ -111,6 +120,6 @@ static inline void lone_told(const RequestAnswer *answer, void *userdata) {
 
 static inline void lone_set(Lone *lone, const char *path, const char *value, Told *told) {
         Command command = {.kind = COMMAND_SET, .path = path, .value = BYTES(value, strlen(value))};
-        assert_int_equal(
-                agent_request(lone->agent, &command, REQUEST_TIMEOUT_USEC, lone_told, told, NULL), 0);
+        assert_int_equal(agent_request(lone->agent, &command, REQUEST_TIMEOUT_USEC, lone_told, told, NULL),
+                         0);
 }

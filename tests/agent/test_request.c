@@ -1,4 +1,5 @@
-/* This host's writes at the edges: the window of serials, a row that became another's, a wake full of calls. */
+/* This host's writes at the edges: the window of serials, a row that became another's, a wake full of calls.
+ */
 #include "lone.h"
 
 #include <string.h>
@@ -13,7 +14,8 @@ static void writes_are_answered(void **state) {
         lone_free(lone);
 }
 
-/* Unknown ones that fill the window (lost with a leader) are decided by an empty request in its last place. */
+/* Unknown ones that fill the window (lost with a leader) are decided by an empty request in its last place.
+ */
 static void a_window_full_of_unknown_opens(void **state) {
         Lone *lone = lone_new();
         Requests *requests = &lone->agent->requests;
@@ -62,8 +64,9 @@ static void a_replaced_row_is_announced_anew(void **state) {
         Lone *lone = lone_new();
         uint64_t before = lone->agent->requests.incarnation;
         uint8_t nonce[16] = {1};
-        Command command = {
-                .kind = COMMAND_ANNOUNCE, .host = lone->agent->host.id, .nonce = BYTES(nonce, sizeof(nonce))};
+        Command command = {.kind = COMMAND_ANNOUNCE,
+                           .host = lone->agent->host.id,
+                           .nonce = BYTES(nonce, sizeof(nonce))};
         assert_int_equal(hall_propose_own(lone->agent, &command), 0);
         lone_run(lone, USEC_PER_SEC);
         assert_true(lone->agent->requests.incarnation > before);

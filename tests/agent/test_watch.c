@@ -25,8 +25,8 @@ static void set(Lone *lone, const char *path) {
         assert_int_equal(told.last.answer, ANSWER_DONE);
 }
 
-/* SQLite took two revisions back (as far as the hall sees: told is ahead of the tree). Who was not told of them
- * hears of them when they are there again; who was is not told twice. */
+/* SQLite took two revisions back (as far as the hall sees: told is ahead of the tree). Who was not told of
+ * them hears of them when they are there again; who was is not told twice. */
 static void what_a_full_disk_took_back_is_told_once(void **state) {
         Lone *lone = lone_new();
         Seen live = {}, late = {};
@@ -52,8 +52,8 @@ static void what_a_full_disk_took_back_is_told_once(void **state) {
         lone_free(lone);
 }
 
-/* A quiet watch that is held back by a mark goes on behind the mark, not where it began: history may not reach
- * back to there any more. */
+/* A quiet watch that is held back by a mark goes on behind the mark, not where it began: history may not
+ * reach back to there any more. */
 static void a_mark_is_a_place(void **state) {
         Lone *lone = lone_new();
         Seen seen = {.answer = 1};
