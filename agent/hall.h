@@ -99,6 +99,7 @@ typedef struct Requests {
         uint64_t stream_leader, stream_term, stream_connection;
         uint64_t previous; /* last serial offered on it */
         uint64_t busy_until_usec;
+        uint64_t look_usec; /* when those that are offered are looked at for their deadlines next */
         uint64_t n_streams;
 } Requests;
 

@@ -522,6 +522,10 @@ void requests_time_out(Agent *agent) {
                 } else if (agent->now_usec + request->margin_usec >= request->deadline_usec)
                         request_end(request, ANSWER_NO_QUORUM, NULL);
         }
+        /* Those may be thousands, and turns thousands a second: expiry is coarse on purpose. */
+        if (agent->now_usec < requests->look_usec)
+                return;
+        requests->look_usec = agent->now_usec + HALL_TICK_USEC;
         DL_FOREACH_SAFE (requests->offered, request, next) {
                 if (request->state != REQUEST_OFFERED || agent->now_usec < request->deadline_usec)
                         continue;
@@ -537,9 +541,8 @@ uint64_t requests_deadline(const Agent *agent) {
 
         if (requests->n_refusals > 0)
                 return 0;
-        /* Expiry is coarse on purpose: a look every 100 ms while anything waits. */
         if (requests->n > 0 || (requests->incarnation == 0 && hall_leader(agent) != 0))
-                deadline = agent->now_usec + HALL_TICK_USEC;
+                deadline = requests->look_usec;
         if (requests->busy_until_usec > agent->now_usec)
                 deadline = MIN(deadline, requests->busy_until_usec);
         return deadline;
