@@ -261,7 +261,7 @@ void ghost_look(SimHost *host) {
 
         if (!host_is_in(host))
                 return;
-        if (agent->damaged)
+        if (agent->damaged && !world.may_rot)
                 broken("%s calls its log damaged", host->name);
         if (agent->halted)
                 broken("%s halted", host->name);

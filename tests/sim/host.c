@@ -42,6 +42,8 @@ static void out_wake(void *userdata) {
 static void say(void *userdata, int level, const char *text) {
         SimHost *host = userdata;
         note("%s: <%d> %s", host->name, level, text);
+        if (world.said)
+                world.said(host, level, text);
         if (strncmp(text, "No quorum after an unclean stop", 31) == 0)
                 host->unsure = true, host->revision_before = 0;
 }
@@ -253,7 +255,7 @@ void host_start(SimHost *host) {
                 broken("%s does not start: %s", host->name, strerror(-r));
         host->agent = agent;
         host->id = agent->host.id;
-        if (agent->damaged)
+        if (agent->damaged && !world.may_rot)
                 broken("%s calls its log damaged", host->name);
         look_at_checkpoint(host);
         net_back(host);
