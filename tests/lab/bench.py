@@ -55,10 +55,6 @@ class Agent:
         return int(re.search(r"^VmRSS:\s+(\d+)", read(f"/proc/{self.pid}/status"), re.M).group(1)) / 1024
 
 
-def agent_memory_kib(host):
-    return round(Agent(host).memory_mib * 1024)
-
-
 def load(agent, verb, clients=1, seconds=3.0, warm_up=0.5):
     """What treaty-load saw: a dict with per_second, p50_usec, p99_usec, answers, errors, ..."""
     done = run(f"{build.BUILD}/tests/bench/treaty-load", f"--clients={clients}", f"--seconds={seconds}",
