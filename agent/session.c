@@ -201,9 +201,28 @@ static void owned_written(const RequestAnswer *answer, void *userdata) {
         owned->retry_usec = agent->now_usec + 100 * USEC_PER_MSEC;
 }
 
+/* It ended before it could replace what an earlier process of this host had left at its path, and nobody else
+ * knows of that: it goes with it. */
+static bool owned_left_behind(Owned *owned) {
+        Agent *agent = owned->agent;
+        TreeEntry entry;
+
+        if (owned_find(agent, owned->path) || tree_get(agent->tree, owned->path, &entry) != 0 ||
+            entry.owner_host != agent->host.id || entry.owner_generation != agent->sessions.generation)
+                return false;
+        snprintf(owned->tag, sizeof(owned->tag), "%s", entry.owner_tag ?: "");
+        return true;
+}
+
 static void owned_deleted(const RequestAnswer *answer, void *userdata) {
         Owned *owned = userdata;
         owned->request = NULL;
+        if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_CONFLICT &&
+            owned_left_behind(owned)) {
+                owned->state = OWNED_ENDING;
+                owned->retry_usec = 0;
+                return;
+        }
         if (answer->answer == ANSWER_DONE || answer->answer == ANSWER_REFUSED) {
                 owned_free(owned);
                 return;
