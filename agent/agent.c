@@ -52,7 +52,8 @@ uint64_t hall_leader(const Agent *agent) {
 }
 
 uint64_t hall_term(const Agent *agent) {
-        /* Of the leader that is followed: a higher one, heard from somebody who asked for votes, leads nobody yet. */
+        /* Of the leader that is followed: a higher one, heard from somebody who asked for votes, leads
+         * nobody yet. */
         return agent->follow.active ? agent->follow.term : agent->raft_status.term;
 }
 
@@ -86,7 +87,8 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->requests.next_serial = 1;
         agent->members.dirty = agent->members.own_dirty = true;
         agent->status_dirty = true;
-        agent->follow.active = !conf_is_voter(agent->raft_status.conf, agent->host.id) && agent->raft_status.conf_committed;
+        agent->follow.active =
+                !conf_is_voter(agent->raft_status.conf, agent->host.id) && agent->raft_status.conf_committed;
         agent->demote = agent->follow.active && agent->raft_status.keeps_log;
         agent->told_revision = agent->tree_status.revision;
         agent->applied_high = agent->tree_status.applied;
@@ -356,7 +358,8 @@ int agent_list(Agent *agent, const char *subtree, const char *after, uint32_t fl
                               (int)LIST_NAMES == (int)TREE_LIST_NAMES,
                       "one meaning, one number");
         ListEach list = {.each = each, .userdata = userdata};
-        int r = tree_list(agent->tree, subtree, after ?: "", flags, limit, max_bytes, each_entry, &list, ret_more);
+        int r = tree_list(agent->tree, subtree, after ?: "", flags, limit, max_bytes, each_entry, &list,
+                          ret_more);
         return r == TREE_ROTTEN ? -EBADMSG : r;
 }
 

@@ -144,9 +144,8 @@ Watch *watch_free(Watch *watch); /* accepts NULL; safe inside deliver() */
  * another owner holds the path. */
 int agent_own(Agent *agent, const char *path, Bytes value, const char *tag, uint64_t timeout_usec,
               RequestDone done, void *userdata, Request **ret);
-/* The owner is gone: its entries end (retried until it is so); an agent_own() of it that waits for its answer
- * gets none. Returns how many. `tag_prefix` ends where the
- * tag ends or at a ':'. */
+/* The owner is gone: its entries end (retried until it is so); an agent_own() of it that waits for its
+ * answer gets none. Returns how many. `tag_prefix` ends where the tag ends or at a ':'. */
 unsigned agent_disown(Agent *agent, const char *tag_prefix);
 int agent_owned(Agent *agent, int (*each)(const char *path, const char *tag, void *userdata),
                 void *userdata);

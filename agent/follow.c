@@ -71,9 +71,8 @@ static void batch_arrived(PeersCall *call, Bytes bytes, void *userdata) {
                 return;
         }
         /* Who has not heard the leader lately gives entries, and no word of it. */
-        bool passes =
-                batch.leader != 0 &&
-                (batch.term > follow->term || (batch.term == follow->term && batch.beat > follow->beat));
+        bool passes = batch.leader != 0 && (batch.term > follow->term ||
+                                            (batch.term == follow->term && batch.beat > follow->beat));
         bool older = batch.term < follow->term;
         if (passes) {
                 if (batch.leader != follow->leader)

@@ -33,8 +33,9 @@
 #include "tree/tree.h"
 #include "wire/wire.h"
 
-#define HALL_TICK_USEC (100 * USEC_PER_MSEC) /* the hall's own duties look at the clock this often at most \
-                                              */
+#define HALL_TICK_USEC                                                                      \
+        (100 * USEC_PER_MSEC) /* the hall's own duties look at the clock this often at most \
+                               */
 
 /* ---- host.c ---- */
 
@@ -43,8 +44,9 @@ typedef struct HostFile {
         uint64_t id;
         uint8_t machine[16]; /* app-specific machine id: state copied to another machine is refused */
         bool listen;         /* a token was made or a join was done: listen for peers */
-        char switching[LOG_TREE_NAME_BYTES]; /* the tree of a cluster that is being joined: when the log names
-                                                it, the entries there are of another cluster; "" none */
+        char switching[LOG_TREE_NAME_BYTES]; /* the tree of a cluster that is being joined: when the log
+                                                names it, the entries there are of another cluster; "" none
+                                              */
 } HostFile;
 
 int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */
@@ -103,13 +105,13 @@ typedef struct Requests {
         uint64_t n_streams;
 } Requests;
 
-void requests_offer(Agent *agent);  /* turn: number, offer, announce */
+void requests_offer(Agent *agent);    /* turn: number, offer, announce */
 void requests_time_out(Agent *agent); /* turn: deadlines */
 uint64_t requests_deadline(const Agent *agent);
 void requests_refused(Agent *agent, const LetterOfferRefused *refused);
 void requests_applied(Agent *agent, uint64_t serial, const Result *result); /* our own entry */
 void requests_announced(Agent *agent, uint64_t incarnation);
-void requests_replaced(Agent *agent); /* our row is another process's now */
+void requests_replaced(Agent *agent);            /* our row is another process's now */
 void requests_rebase(Agent *agent);              /* the tree was replaced: look up what became of ours */
 void requests_fail(Agent *agent, Answer answer); /* everything, on stop or change of cluster */
 void requests_reset(Agent *agent);               /* a new life in another cluster */
@@ -223,7 +225,7 @@ void sessions_work(Agent *agent);  /* turn, every tick */
 void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
 void sessions_heard(Agent *agent, uint64_t host, uint64_t generation);
 void sessions_applied(Agent *agent, const Command *command, const Result *result);
-void sessions_load(Agent *agent); /* after announcing or a new tree: what the tree says we own */
+void sessions_load(Agent *agent);   /* after announcing or a new tree: what the tree says we own */
 void sessions_rebase(Agent *agent); /* after a new tree of the same cluster */
 void sessions_reset(Agent *agent);
 void sessions_leave(Agent *agent); /* another cluster: what is owned is made anew there */
@@ -419,7 +421,7 @@ typedef struct JoinCall {
 void join_work(Agent *agent); /* turn */
 void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HASH_BYTES], Bytes request);
 bool join_may_switch(Agent *agent); /* false: it failed, or is over */
-void join_switched(Agent *agent); /* the cluster's tree is ours now */
+void join_switched(Agent *agent);   /* the cluster's tree is ours now */
 uint64_t join_deadline(const Agent *agent);
 void join_close(Agent *agent);
 
@@ -465,7 +467,7 @@ struct Agent {
         size_t n_core_orders, core_orders_head, core_orders_size;
         uint64_t leader_heard_usec; /* voter: the leader's last append or beat */
         uint64_t trimmed;
-        uint64_t noted_commit; /* the log was told */
+        uint64_t noted_commit;  /* the log was told */
         uint64_t deadline_usec; /* when the next turn is due at the latest */
         uint64_t raft_deadline_usec;
         uint64_t commit_usec;                            /* the open transaction began */
@@ -477,8 +479,8 @@ struct Agent {
         struct RoleTold {
                 RaftRole role;
                 uint64_t term, leader;
-        } role_told; /* what was last said of the core */
-        unsigned join_n_served;                          /* strangers being let in */
+        } role_told;            /* what was last said of the core */
+        unsigned join_n_served; /* strangers being let in */
         bool join_auto_failed;
         uint64_t applied_entries; /* counters */
         struct PruneSample {
@@ -489,11 +491,12 @@ struct Agent {
 
         int failed; /* first fatal -errno: the process has to end */
         bool in_turn, again;
-        uint64_t full_usec; /* the tree hit the full disk then: tried again a second later */
+        uint64_t full_usec;     /* the tree hit the full disk then: tried again a second later */
         uint64_t told_revision; /* watches have heard of everything up to here */
-        uint64_t applied_high;  /* reads never see less, also when a full disk took an open transaction back */
-        bool log_full;      /* the log waits for room */
-        bool demote;        /* left the configuration: the log's tail is to go */
+        uint64_t
+                applied_high; /* reads never see less, also when a full disk took an open transaction back */
+        bool log_full;        /* the log waits for room */
+        bool demote;          /* left the configuration: the log's tail is to go */
         bool disk_full, damaged, halted, stopping, removed;
         bool status_dirty;
         uint64_t stop_deadline_usec;
@@ -523,7 +526,7 @@ int hall_recover(Agent *agent);                /* recover.c */
 int hall_new_tree(Agent *agent, bool found);   /* recover.c: a fresh, empty tree */
 int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote);
 int hall_open_tree(Agent *agent, const char *name);
-int hall_switched(Agent *agent); /* recover.c: forgets HostFile.switching */
+int hall_switched(Agent *agent);                /* recover.c: forgets HostFile.switching */
 void hall_apply(Agent *agent);                  /* apply.c */
 int hall_log_wait(Agent *agent, uint64_t seq);  /* recover.c: at start only */
 uint64_t hall_cluster_usec(const Agent *agent); /* leader's cluster time now */

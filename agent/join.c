@@ -253,7 +253,8 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
         }
         bool leaf = tree_member(agent->tree, agent->host.id, &self) == 0 && self.class == MEMBER_LEAF;
         if (leaf) {
-                outside->call_end(outside->userdata, call, PEERS_DENIED, "a leaf lets nobody in; ask a full member");
+                outside->call_end(outside->userdata, call, PEERS_DENIED,
+                                  "a leaf lets nobody in; ask a full member");
                 return;
         }
         if (agent->removed || agent->join.active || agent->join_n_served >= MAX_JOINS) {
@@ -490,7 +491,8 @@ static bool holds_something(Agent *agent) {
         return written || r != 0; /* what cannot be read is not thrown away either */
 }
 
-/* Another cluster's tree is here. What was on its way when the join was accepted may have been written since. */
+/* Another cluster's tree is here. What was on its way when the join was accepted may have been written
+ * since. */
 bool join_may_switch(Agent *agent) {
         JoinCall *join = &agent->join;
 

@@ -25,12 +25,14 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
         if (agent->damaged || agent->removed)
                 return;
         if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
-                /* The leader counts on a log here that a restart has lost: begin it (again) where the tree is. */
-                LetterPromote promote = { .term = message->term, .index = message->log_index };
+                /* The leader counts on a log here that a restart has lost: begin it (again) where the tree
+                 * is. */
+                LetterPromote promote = {.term = message->term, .index = message->log_index};
                 roles_promote(agent, host, &promote);
                 return;
         }
-        /* With a full disk no entries are taken: one that cannot be stored would hold back every later vote. */
+        /* With a full disk no entries are taken: one that cannot be stored would hold back every later vote.
+         */
         if (agent->log_full && message->type == RAFT_APPEND && message->n_entries > 0)
                 return;
         int r = raft_receive(agent->raft, message, agent->now_usec);

@@ -19,8 +19,8 @@ static int help(void) {
 
 static int parse_arguments(int argc, char **argv) {
         static const struct option options[] = {
-                { "help", no_argument, NULL, 'h' },
-                { "version", no_argument, NULL, 'v' },
+                {"help", no_argument, NULL, 'h'},
+                {"version", no_argument, NULL, 'v'},
                 {},
         };
         for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
@@ -48,12 +48,14 @@ int main(int argc, char **argv) {
         (void)prctl(PR_SET_DUMPABLE, 0); /* keys in memory */
         journal_open("treatyd");
 
-        _cleanup_(config_deinit) Config config = {};
+        _cleanup_(config_deinit)
+        Config config = {};
         if (config_load(&config, NULL) < 0)
                 return EXIT_FAILURE; /* said already, with file and line */
         journal_set_level(config.log_level);
 
-        _cleanup_(loop_freep) Loop *loop = NULL;
+        _cleanup_(loop_freep)
+        Loop *loop = NULL;
         if (loop_new(&loop, &config) < 0)
                 return EXIT_FAILURE;
         return loop_run(loop);

@@ -34,11 +34,11 @@ static int net_call(void *userdata, uint64_t host, const char *method, Bytes req
         return peers_call(network_of(userdata)->peers, host, method, request, timeout_usec, events, ret);
 }
 
-static int net_call_address(void *userdata, const char *address, const uint8_t (*keys)[KEY_HASH_BYTES], size_t n_keys,
-                            const char *method, Bytes request, uint64_t timeout_usec, const PeersCallEvents *events,
-                            PeersCall **ret) {
-        return peers_call_address(network_of(userdata)->peers, address, keys, n_keys, method, request, timeout_usec,
-                                  events, ret);
+static int net_call_address(void *userdata, const char *address, const uint8_t (*keys)[KEY_HASH_BYTES],
+                            size_t n_keys, const char *method, Bytes request, uint64_t timeout_usec,
+                            const PeersCallEvents *events, PeersCall **ret) {
+        return peers_call_address(network_of(userdata)->peers, address, keys, n_keys, method, request,
+                                  timeout_usec, events, ret);
 }
 
 static void net_call_set_events(void *userdata, PeersCall *call, const PeersCallEvents *events) {

@@ -10,6 +10,7 @@ typedef struct Network {
         char (*listen)[LIMIT_ADDRESS_BYTES + 1];
 } Network;
 
-/* Fills the network's part of the table; `userdata` of the table has to lead to the Network by network_of(). */
+/* Fills the network's part of the table; `userdata` of the table has to lead to the Network by network_of().
+ */
 void network_table(Outside *outside);
 Network *network_of(void *userdata); /* loop.c */

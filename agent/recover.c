@@ -122,7 +122,8 @@ int hall_new_tree(Agent *agent, bool found) {
         }
         tree_status(agent->tree, &agent->tree_status);
 
-        /* The configuration first: a log that names a tree and knows no voters would wait for others for ever. */
+        /* The configuration first: a log that names a tree and knows no voters would wait for others for
+         * ever. */
         uint64_t seq = hall_seq(agent);
         r = log_submit_base(agent->log, seq, 0, 0, &agent->tree_status.conf, 0, 0, 0);
         if (r < 0)
@@ -321,8 +322,8 @@ int hall_switched(Agent *agent) {
         return 0;
 }
 
-/* The process ended in the middle of a join: the tree is the cluster's already, while log, term and vote are of
- * the one that was left. What stands in the log under the same index and term means nothing here. */
+/* The process ended in the middle of a join: the tree is the cluster's already, while log, term and vote are
+ * of the one that was left. What stands in the log under the same index and term means nothing here. */
 static int finish_switch(Agent *agent) {
         if (strcmp(agent->host.switching, log_state(agent->log)->tree_name) == 0) {
                 int r = tree_make_durable(agent);
@@ -341,12 +342,13 @@ static int finish_switch(Agent *agent) {
         return hall_switched(agent);
 }
 
-/* A log that was in use names its tree. One that does not lost its beginning: founding a cluster on top of it
- * would be a second life beside the first. */
+/* A log that was in use names its tree. One that does not lost its beginning: founding a cluster on top of
+ * it would be a second life beside the first. */
 static int refuse_lost_tree(Agent *agent) {
-        report_say(&agent->report, LOG_ERR,
-                   "The log is damaged and does not say which tree file is in force. Move the state directory away and "
-                   "join the cluster anew.");
+        report_say(
+                &agent->report, LOG_ERR,
+                "The log is damaged and does not say which tree file is in force. Move the state directory away and "
+                "join the cluster anew.");
         return -EBADMSG;
 }
 

@@ -201,8 +201,8 @@ static void owned_written(const RequestAnswer *answer, void *userdata) {
         owned->retry_usec = agent->now_usec + 100 * USEC_PER_MSEC;
 }
 
-/* It ended before it could replace what an earlier process of this host had left at its path, and nobody else
- * knows of that: it goes with it. */
+/* It ended before it could replace what an earlier process of this host had left at its path, and nobody
+ * else knows of that: it goes with it. */
 static bool owned_left_behind(Owned *owned) {
         Agent *agent = owned->agent;
         TreeEntry entry;

@@ -167,7 +167,8 @@ void snapshot_cancel(Agent *agent) {
                 fetch_give_up(agent, NULL);
 }
 
-/* Noted before the log names the file: whoever finds both knows that the log's entries are of another cluster. */
+/* Noted before the log names the file: whoever finds both knows that the log's entries are of another
+ * cluster. */
 static int note_switch(Agent *agent, const char *name) {
         HostFile host = agent->host;
         snprintf(host.switching, sizeof(host.switching), "%s", name);

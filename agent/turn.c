@@ -224,7 +224,8 @@ static void update_core(Agent *agent) {
         send_messages(agent, &update);
         store(agent, &update);
         if (update.commit > agent->noted_commit) {
-                /* Behind the batch that holds those entries: after 100 ms of quiet the log writes it down. */
+                /* Behind the batch that holds those entries: after 100 ms of quiet the log writes it down.
+                 */
                 log_note_commit(agent->log, update.commit);
                 agent->noted_commit = update.commit;
         }
@@ -418,14 +419,15 @@ static void turn_round(Agent *agent) {
         commit_tree(agent);
 }
 
-/* What work_duties() will do, it does when they are due: to be called earlier would only be to be called again. */
+/* What work_duties() will do, it does when they are due: to be called earlier would only be to be called
+ * again. */
 static uint64_t duties_deadline(const Agent *agent) {
         uint64_t deadline = MIN(MIN(sessions_deadline(agent), roles_deadline(agent)),
                                 MIN(follow_deadline(agent), join_deadline(agent)));
 
         if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
-                deadline = MIN(deadline,
-                               MIN(agent->checkpoint_usec, agent->changed_usec + CHECKPOINT_QUIET));
+                deadline =
+                        MIN(deadline, MIN(agent->checkpoint_usec, agent->changed_usec + CHECKPOINT_QUIET));
         return MAX(deadline, agent->duty_usec);
 }
 

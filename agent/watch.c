@@ -409,7 +409,8 @@ void watch_resume(Watch *watch) {
         hall_wake(watch->agent);
 }
 
-/* The tree was replaced: everybody goes on through the new one's history, from where live ones were told all. */
+/* The tree was replaced: everybody goes on through the new one's history, from where live ones were told
+ * all. */
 void watches_rebase(Agent *agent) {
         WatchPath *at, *next;
         HASH_ITER (hh, agent->watches.paths, at, next)

@@ -29,11 +29,11 @@
         })
 
 /* Reads a flag and lowers it. */
-#define TAKE_FLAG(f)                    \
-        ({                              \
-                bool _take_f = (f);     \
-                (f) = false;            \
-                _take_f;                \
+#define TAKE_FLAG(f)                \
+        ({                          \
+                bool _take_f = (f); \
+                (f) = false;        \
+                _take_f;            \
         })
 
 /* Defines `void FUNCp(TYPE *p)` for _cleanup_(FUNCp), for destructors that accept NULL. */

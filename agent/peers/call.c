@@ -141,8 +141,8 @@ static bool talk_begin(PeersCall *call) {
         return true;
 }
 
-/* Both sides dialled in the same moment: the one that the smaller id dialled stays. An older one of ours may be dead
- * without our knowing it; then the other side is right to come again. */
+/* Both sides dialled in the same moment: the one that the smaller id dialled stays. An older one of ours may
+ * be dead without our knowing it; then the other side is right to come again. */
 static bool talk_crosses(const Connection *c) {
         const Host *host = peers_host(c->peers, c->host);
         const Connection *ours = host ? host->connection : NULL;

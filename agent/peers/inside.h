@@ -47,7 +47,7 @@ typedef struct Resolve Resolve;
 #define IDLE_USEC          (60 * USEC_PER_SEC)
 #define USER_TIMEOUT_MSEC  5000
 #define SECOND_USEC        (300 * USEC_PER_MSEC) /* the larger id dials this much later */
-#define YOUNG_USEC         (1 * USEC_PER_SEC)    /* a connection dialled at the same moment from both sides */
+#define YOUNG_USEC         (1 * USEC_PER_SEC) /* a connection dialled at the same moment from both sides */
 #define BACKOFF_LEAST_USEC (100 * USEC_PER_MSEC)
 #define BACKOFF_MOST_USEC  (2 * USEC_PER_SEC)
 

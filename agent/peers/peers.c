@@ -75,8 +75,8 @@ static bool host_is_to_be_dialled(const Host *host) {
         return host->named && host->control && host->dial_control.peers->host != 0;
 }
 
-/* Both sides dial, so that a host that comes back need not wait for the other's next attempt; the larger id does it
- * a moment later, so that they seldom cross. */
+/* Both sides dial, so that a host that comes back need not wait for the other's next attempt; the larger id
+ * does it a moment later, so that they seldom cross. */
 static void host_dial(Host *host) {
         if (host->dial_control.peers->host < host->id)
                 dial_kick(&host->dial_control);

@@ -8,9 +8,9 @@
  * expires. A stranger may only call Join.
  *
  * One control connection per pair: both sides dial, the larger id a moment later; a newer authenticated one
- * replaces the older, and when they cross the smaller id's stays. On it one long-lived bidirectional call "Talk", whose messages are letters. Bulk calls use
- * connections of their own, dialled when needed and closed after a minute without calls, so that a snapshot
- * never delays a heartbeat. */
+ * replaces the older, and when they cross the smaller id's stays. On it one long-lived bidirectional call
+ * "Talk", whose messages are letters. Bulk calls use connections of their own, dialled when needed and
+ * closed after a minute without calls, so that a snapshot never delays a heartbeat. */
 #pragma once
 
 #include <systemd/sd-event.h>

@@ -205,8 +205,9 @@ static int offer_message_read(const Treaty__V1__Offer *message, LetterOffer *ret
                 .command = message_bytes(&message->command),
         };
         /* An announcement has no serial yet, and so nothing before it. */
-        bool ordered = ret->serial == 0 ? ret->previous == 0
-                                        : ret->serial > ret->previous && ret->lowest_unresolved <= ret->serial;
+        bool ordered = ret->serial == 0
+                               ? ret->previous == 0
+                               : ret->serial > ret->previous && ret->lowest_unresolved <= ret->serial;
         bool sound = ordered && ret->command.size > 0 && ret->command.size <= LIMIT_COMMAND_BYTES;
         return sound ? 0 : -EBADMSG;
 }

@@ -52,8 +52,9 @@ typedef struct World {
         uint64_t disturbed_usec; /* something was wrong somewhere, last */
         uint64_t led_usec;       /* somebody began to lead, last */
 
-        bool may_rot;                                             /* a damaged log is no surprise */
-        void (*said)(SimHost *host, int level, const char *text); /* an agent told its operator; may be NULL */
+        bool may_rot; /* a damaged log is no surprise */
+        void (*said)(SimHost *host, int level,
+                     const char *text); /* an agent told its operator; may be NULL */
 } World;
 
 extern World world;
