@@ -17,6 +17,7 @@
 #define REQUEST_MARGIN_USEC USEC_PER_SEC /* no offer with less than this left */
 #define ANNOUNCE_USEC       (500 * USEC_PER_MSEC)
 #define BUSY_USEC           (20 * USEC_PER_MSEC)
+#define FAR_AHEAD           1000000 /* no host is that far behind: a made-up number */
 #define KEPT_SERIALS        1024
 #define QUEUE_MAX           (4 * LIMIT_SERIALS)
 
@@ -477,8 +478,11 @@ OutcomeState agent_outcome(Agent *agent, uint64_t incarnation, uint64_t serial, 
         Requests *requests = &agent->requests;
 
         *ret = (Result){};
+        /* An incarnation is an index. One above what is applied here was never given, or this host is behind
+         * or was set back by a crash: it cannot know which before it hears from a leader. */
         if (incarnation > agent->tree_status.applied)
-                return OUTCOME_TOO_OLD; /* an incarnation is an index: nobody ever had this one here */
+                return incarnation > agent->tree_status.applied + FAR_AHEAD ? OUTCOME_TOO_OLD
+                                                                            : OUTCOME_UNDECIDED;
         if (incarnation == requests->incarnation && incarnation != 0) {
                 for (Request *request = requests->offered; request; request = request->next)
                         if (request->serial == serial)
