@@ -192,9 +192,9 @@ static void owned_written(const RequestAnswer *answer, void *userdata) {
                      (answer->result.status == RESULT_DENIED || answer->result.status == RESULT_LIMIT ||
                       answer->result.status == RESULT_INVALID);
         if ((final || agent->now_usec >= owned->deadline_usec) && owned->done) {
-                owned_answer(owned, answer->answer, &answer->result);
-                owned->state = OWNED_ENDING; /* the caller was told no: it must not come to be later */
+                owned->state = OWNED_ENDING; /* the caller is told no: it must not come to be later */
                 owned->retry_usec = 0;
+                owned_answer(owned, answer->answer, &answer->result);
                 return;
         }
         owned->state = OWNED_WANTED;
@@ -216,6 +216,8 @@ static bool owned_left_behind(Owned *owned) {
 
 static void owned_deleted(const RequestAnswer *answer, void *userdata) {
         Owned *owned = userdata;
+        Agent *agent = owned->agent;
+
         owned->request = NULL;
         if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_CONFLICT &&
             owned_left_behind(owned)) {
@@ -225,10 +227,22 @@ static void owned_deleted(const RequestAnswer *answer, void *userdata) {
         }
         if (answer->answer == ANSWER_DONE || answer->answer == ANSWER_REFUSED) {
                 owned_free(owned);
+                agent->sessions.work = true; /* somebody may wait for the path */
+                hall_wake(agent);
                 return;
         }
         owned->state = OWNED_ENDING;
-        owned->retry_usec = owned->agent->now_usec + RETRY_USEC;
+        owned->retry_usec = agent->now_usec + RETRY_USEC;
+}
+
+/* The same path is on its way out on behalf of an owner that went: what stands there now is about to go. */
+static bool path_is_ending(const Owned *owned) {
+        const Owned *other;
+        DL_FOREACH (owned->agent->sessions.owned, other)
+                if ((other->state == OWNED_ENDING || other->state == OWNED_DELETING) &&
+                    strcmp(other->path, owned->path) == 0)
+                        return true;
+        return false;
 }
 
 /* Makes the entry true: nothing to do, create it, or take over what an earlier owner on this host left
@@ -244,14 +258,16 @@ static void owned_write(Owned *owned) {
                 .owner_tag = owned->tag,
         };
 
+        if (path_is_ending(owned))
+                return; /* looked at again when that is done */
         int r = tree_get(agent->tree, owned->path, &entry);
         if (r == 0) {
                 if (entry.owner_host != agent->host.id ||
                     entry.owner_generation != agent->sessions.generation) {
                         Result exists = {.status = RESULT_EXISTS, .revision = entry.mod_revision};
                         if (owned->done && entry.owner_host != agent->host.id) {
-                                owned_answer(owned, ANSWER_REFUSED, &exists);
                                 owned->state = OWNED_ENDING;
+                                owned_answer(owned, ANSWER_REFUSED, &exists);
                         } else
                                 owned->retry_usec = agent->now_usec + RETRY_USEC;
                         return;
@@ -300,8 +316,8 @@ static void owned_work(Owned *owned) {
         Agent *agent = owned->agent;
 
         if (owned->done && !owned->request && agent->now_usec >= owned->deadline_usec) {
+                owned->state = OWNED_ENDING; /* first: he who hears it may own the path anew */
                 owned_answer(owned, ANSWER_NO_QUORUM, &(Result){});
-                owned->state = OWNED_ENDING;
         }
         if (agent->now_usec < owned->retry_usec || agent->sessions.generation == 0)
                 return;
