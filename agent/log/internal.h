@@ -103,6 +103,7 @@ struct Log {
         int error;
         Shape shape; /* as durable, with marks */
         uint64_t bytes;
+        bool told; /* the caller was woken and has not come since */
         bool idle; /* the thread sleeps without a deadline */
 
         Writer writer;

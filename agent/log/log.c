@@ -71,13 +71,14 @@ static int work(Log *log) {
         int r = writer_work(log);
 
         pthread_mutex_lock(&log->lock);
-        bool tell =
-                log->done.first || log->full != log->writer.blocked || log->shape.state.base_index != base;
+        bool tell = (log->done.first && !log->told) || log->full != log->writer.blocked ||
+                    log->shape.state.base_index != base;
         log->full = log->writer.blocked;
         if (r < 0 && r != -ENOSPC) {
                 log->error = r;
                 tell = true;
         }
+        log->told = log->told || tell;
         pthread_mutex_unlock(&log->lock);
         if (tell)
                 signal_caller(log);
@@ -503,6 +504,7 @@ int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full) {
         pthread_mutex_lock(&log->lock);
         Orders done = log->done;
         log->done = (Orders){};
+        log->told = false;
         int r = log->error;
         bool full = log->full;
         refresh(log);
