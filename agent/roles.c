@@ -323,6 +323,9 @@ static void plan_voters(Agent *agent) {
         unsigned n = plan.n_keep + n_add;
         if (n == 0 || n > LIMIT_VOTERS || same_voters(status->conf, voters, n))
                 return;
+        /* One that leads only just has not heard yet who could take a place. */
+        if (n < status->conf->n_voters && agent->now_usec - agent->leader_since_usec < FRESH_USEC)
+                return;
 
         if (!all_promoted(agent, plan.add, n_add)) {
                 ask_promotions(agent, plan.add, n_add);
