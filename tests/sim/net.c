@@ -1,8 +1,8 @@
 /* The network, as the hall sees it through peers/peers.h: one control connection per pair (the smaller id
- * dials), on which letters arrive in order or not at all, and calls on connections of their own. Links are
- * cut one way at a time. What is under way on a cut link waits, as TCP makes it wait; after five seconds
- * (peers' TCP_USER_TIMEOUT) both ends give up. A killed process resets its connections; a machine without
- * power says nothing. */
+ * dials; when it does not, the larger one a moment later), on which letters arrive in order or not at all,
+ * and calls on connections of their own. Links are cut one way at a time. What is under way on a cut link
+ * waits, as TCP makes it wait; after five seconds (peers' TCP_USER_TIMEOUT) both ends give up. A killed
+ * process resets its connections; a machine without power says nothing. */
 #include "sim.h"
 
 #include <stdio.h>
@@ -118,18 +118,19 @@ static void flow_clear(Flow *flow) {
 
 /* ---- Control connections ---- */
 
+/* Both sides dial; the larger id gives the other a moment. */
+static uint64_t courtesy(const SimHost *host, unsigned j) {
+        return host->id < world.hosts[j]->id ? 0 : 300 * MSEC;
+}
+
 static void dial_later(SimHost *host, unsigned j) {
         Target *target = &host->targets[j];
         if (target->dialling || !host->agent)
                 return;
         target->dialling = true;
         target->backoff_usec = MIN(MAX(target->backoff_usec * 2, 100 * MSEC), 2 * SEC);
-        at(world.now + target->backoff_usec / 2 + below(target->backoff_usec / 2 + 1), dial, host,
-           (uint64_t)host->life << 8 | j);
-}
-
-static bool ours_to_dial(const SimHost *host, unsigned j) {
-        return host->targets[j].control && host->id < world.hosts[j]->id;
+        at(world.now + courtesy(host, j) + target->backoff_usec / 2 + below(target->backoff_usec / 2 + 1),
+           dial, host, (uint64_t)host->life << 8 | j);
 }
 
 static void fin_arrives(void *p, uint64_t side);
@@ -150,7 +151,7 @@ static void side_ends(SimConnection *c, unsigned s, PeersDown why, bool tell_oth
                 return;
         mix((uint64_t)why << 16 | host->i << 8 | peer->i);
         agent_down(host->agent, peer->id, c->number[s], why);
-        if (current && ours_to_dial(host, peer->i))
+        if (current && host->targets[peer->i].control)
                 dial_later(host, peer->i);
 }
 
@@ -287,7 +288,7 @@ static void dial(void *p, uint64_t what) {
         if (!host->agent || (what >> 8) != host->life)
                 return;
         host->targets[j].dialling = false;
-        if (!ours_to_dial(host, j) || host->control[j])
+        if (!host->targets[j].control || host->control[j])
                 return;
         if (host->paused_until > world.now) {
                 host->targets[j].dialling = true;
@@ -328,9 +329,10 @@ static int out_set_targets(void *userdata, const PeersTarget *targets, size_t n)
                 uint64_t id;
                 if (c && (!control || agent_judge(host->agent, peer->key, &id) != PEERS_MEMBER))
                         at(world.now, end_refused, c, c->side[0] != host);
-                else if (!c && control && ours_to_dial(host, j) && !target->dialling) {
+                else if (!c && control && !target->dialling) {
                         target->dialling = true;
-                        at(world.now + delay(host, peer), dial, host, (uint64_t)host->life << 8 | j);
+                        at(world.now + courtesy(host, j) + delay(host, peer), dial, host,
+                           (uint64_t)host->life << 8 | j);
                 }
         }
         return 0;
