@@ -213,7 +213,7 @@ typedef struct Sessions {
         bool work;               /* somebody wants something now */
         uint64_t keepalive_usec; /* when the next is due */
         Owned *owned;
-        unsigned n_owned;
+        unsigned n_owned, n_deleting;
         SessionWatch *watched;
         uint64_t watch_term; /* the term in which everybody got a full timeout */
         uint64_t last_look_usec;
@@ -370,6 +370,7 @@ typedef struct Connection {
         uint64_t connection;
         bool hello; /* theirs has come and is right */
         bool clone; /* refused until the operator decides */
+        uint64_t refused_said_usec;
         uint64_t start;
         uint8_t start_nonce[16];
         uint32_t version;

@@ -116,8 +116,13 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
                       "anew";
         }
         if (why) {
-                report_say(&agent->report, LOG_ERR, "Host %016llx is refused: %s.", (unsigned long long)host,
-                           why);
+                /* It will dial again at once, and so shall we. */
+                if (known->refused_said_usec == 0 ||
+                    agent->now_usec - known->refused_said_usec > 60 * USEC_PER_SEC) {
+                        known->refused_said_usec = agent->now_usec;
+                        report_say(&agent->report, LOG_ERR, "Host %016llx is refused: %s.",
+                                   (unsigned long long)host, why);
+                }
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
