@@ -92,6 +92,7 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->demote = agent->follow.active && agent->raft_status.keeps_log;
         agent->told_revision = agent->tree_status.revision;
         agent->applied_high = agent->tree_status.applied;
+        agent->removed = tree_member_removed(agent->tree, agent->host.id);
         agent->follow.heard_usec = agent->now_usec;
         sessions_load(agent);
         if (agent->follow.active)
