@@ -232,6 +232,8 @@ static ResultStatus judge_request(Agent *agent, const JoinRequest *request, cons
                 *ret_member = member;
                 return RESULT_EXISTS;
         }
+        if (tree_member_removed(agent->tree, request->member.id))
+                return RESULT_NO_MEMBER;
         if (tree_token(agent->tree, request->token_id, &token) != 0)
                 return RESULT_TOKEN_UNKNOWN;
         if (!token_signature_valid(token.public_key, agent->tree_status.cluster, token.id, key,
@@ -265,7 +267,12 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
         if (status == RESULT_EXISTS)
                 return join_reply(agent, call, existing.id, RESULT_DONE, "a member already");
         if (status != RESULT_DONE)
-                return join_reply(agent, call, 0, status, result_status_name(status));
+                return join_reply(
+                        agent, call, 0, status,
+                        status == RESULT_NO_MEMBER
+                                ? "this host was removed, and its id never comes back: stop its agent, move "
+                                  "the state directory away, start it and join anew"
+                                : result_status_name(status));
 
         JoinServed *served = calloc(1, sizeof(JoinServed));
         if (!served) {

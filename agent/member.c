@@ -272,8 +272,8 @@ void members_work(Agent *agent) {
                 if (out)
                         report_say(
                                 &agent->report, LOG_WARNING,
-                                "The other members do not know this host (any more). If it was removed: treatyctl join "
-                                "--discard TOKEN.");
+                                "The other members do not know this host (any more). If it was removed, stop the agent, move the "
+                                "state directory away, start it and join anew.");
         }
 }
 
