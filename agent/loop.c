@@ -7,6 +7,7 @@
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
+#include <malloc.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
@@ -264,6 +265,7 @@ static int on_addresses(sd_event_source *source, uint64_t usec, void *userdata) 
         uint32_t n = own_addresses(&loop->config, addresses);
         if (n > 0)
                 agent_set_addresses(loop->agent, n, addresses);
+        (void)malloc_trim(0); /* what a busy hour took goes back */
         (void)sd_event_source_set_time(source, now_boottime(NULL) + ADDRESSES_USEC);
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }

@@ -1,5 +1,6 @@
 /* treatyd: the roof. Options, configuration, the loop; everything else is behind agent.h. */
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -46,6 +47,7 @@ int main(int argc, char **argv) {
 
         (void)umask(0077);
         (void)prctl(PR_SET_DUMPABLE, 0); /* keys in memory */
+        (void)mallopt(M_ARENA_MAX, 1);   /* three threads, one of which does nearly all: an arena each is waste */
         journal_open("treatyd");
 
         _cleanup_(config_deinit)
