@@ -18,6 +18,7 @@
  *      run TIME | start H… | stop H…       a planned stop
  *      kill H… | powercut H…               kill -9; the machine, too
  *      image H | restore H                 of a host that is down: its disk is copied, comes back
+ *      wipe H                              of a host that is down: its state directory is moved away
  *      rot H                               of a host that is down: bytes in the middle of its log flip
  *      cut H | cut A -> B | heal           the network
  *      pause H TIME | stall-disk H TIME    nothing of it moves; its log does not
@@ -322,7 +323,8 @@ static void joined(JoinAnswer answer, const char *why, void *userdata) {
         };
         Wish *wish = userdata;
         wish->answered = true;
-        tell("%s %s: %s", wish->host->name, wish->what, names[answer]);
+        tell("%s %s: %s%s%s%s", wish->host->name, wish->what, names[answer], why && *why ? " (" : "",
+             why ?: "", why && *why ? ")" : "");
 }
 
 static void say_entry(const SimHost *host, const char *path, const AgentEntry *entry) {
@@ -631,6 +633,16 @@ static void restore(SimHost *host) {
         host->disk = TAKE(story.images[host->i]);
 }
 
+static void wipe(SimHost *host) {
+        char command[200];
+        snprintf(command, sizeof(command), "rm -rf '%s' && mkdir '%s'", host->directory, host->directory);
+        if (system(command) != 0)
+                stuck("the state cannot be moved away");
+        simdisk_free(host->disk);
+        host->disk = simdisk_new(random_next(&world.random));
+        story.seen[host->i] = (Seen){};
+}
+
 static int newest_segment(const char *name, void *userdata) {
         char *newest = userdata;
         if (strncmp(name, "log-", 4) == 0 && strcmp(name, newest) > 0)
@@ -638,14 +650,22 @@ static int newest_segment(const char *name, void *userdata) {
         return 0;
 }
 
-/* Early in the newest segment: behind it lie records that prove it had been durable. */
+/* In the newest segment, in front of the last few records: those prove that it had been durable. */
 static void rot(SimHost *host) {
         char name[64] = "";
+        uint8_t byte = 0;
+        DiskFile *file;
         Disk *disk = simdisk_disk(host->disk);
         (void)disk->ops->list(disk, newest_segment, name);
-        for (uint64_t at = 1500; at < 1532; at++)
-                if (!simdisk_flip(host->disk, name, at, 0x5a))
-                        stuck("nothing to rot in %s", name);
+        if (disk->ops->open(disk, name, false, &file) < 0)
+                stuck("there is no log");
+        uint64_t end = simdisk_size_of(host->disk, name); /* zeros lie ahead of use */
+        while (end > 0 && byte == 0)
+                if (disk->ops->read(file, &byte, 1, --end) != 1)
+                        stuck("the log cannot be read");
+        disk->ops->close(file);
+        for (uint64_t at = end - 700; at < end - 660; at++)
+                (void)simdisk_flip(host->disk, name, at, 0x5a);
         world.may_rot = true;
 }
 
@@ -732,6 +752,8 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 image(host);
         else if (strcmp(verb, "restore") == 0 && !up && story.images[host->i])
                 restore(host);
+        else if (strcmp(verb, "wipe") == 0 && !up)
+                wipe(host);
         else if (strcmp(verb, "rot") == 0 && !up)
                 rot(host);
         else if (strcmp(verb, "found") == 0)
@@ -817,9 +839,9 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 }
 
 static bool run(char *line) {
-        static const char *const to_each[] = {"show",  "start",   "stop", "kill",  "powercut",
-                                              "image", "restore", "rot",  "found", "full",
-                                              "room",  "unwatch", NULL};
+        static const char *const to_each[] = {"show",  "start",   "stop",    "kill", "powercut",
+                                              "image", "restore", "wipe",    "rot",  "found",
+                                              "full",  "room",    "unwatch", NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;
