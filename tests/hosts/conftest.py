@@ -11,6 +11,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 
 from lab import cluster  # noqa: E402
 from lab.fleet import Fleet  # noqa: E402
+from lab.tools import LabError  # noqa: E402
 
 NAME = os.environ.get("LAB_NAME", "test")
 
@@ -23,8 +24,35 @@ def fleet():
         hosts = lab.up(3, disk="256M", fresh=False)
         cluster.form(hosts)
         yield lab
+        assert not crashes(lab), "an agent or a helper broke down by itself; its journal is above"
     finally:
         lab.down()
+
+
+BROKE = "Assertion|status=[0-9]*/(ABRT|SEGV|BUS|FPE|ILL)|watchdog timeout"
+
+
+def crashes(lab):
+    """What the hosts' journals tell of programs that ended by an assertion or a wild pointer; no test asks for that."""
+    told = "".join(h.journal("-u", "treatyd.service", "-u", "treaty-units.service", f"--grep={BROKE}", check=False)
+                   for h in lab.hosts)
+    print(told)
+    return told
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what the agents of its hosts said last."""
+    report = (yield).get_result()
+    if not report.failed:
+        return
+    for name in (NAME, NAME + "j"):
+        for host in Fleet(name).hosts:
+            try:
+                told = host.journal("-u", "treatyd.service", "-u", "treaty-units.service", "-n", "15", "-o", "short-precise")
+            except LabError as e:
+                told = str(e)
+            report.sections.append((f"journal of {host.name} in lab {name}", told))
 
 
 @pytest.fixture

@@ -285,14 +285,14 @@ class Host:
         else:
             write(f"{self.dir}/upper{inside}", text, mode)
 
-    def journal(self, *argv):
+    def journal(self, *argv, check=True):
         """Runs journalctl on the host's journal; also when the host is off."""
         if self.running and not self.paused:
-            return self.run("journalctl", "--no-pager", "--quiet", *argv).stdout
+            return self.run("journalctl", "--no-pager", "--quiet", *argv, check=check).stdout
         where = f"{self.dir}/upper/var/log/journal"
         if not os.path.isdir(where):
             return ""
-        return run("journalctl", "--no-pager", "--quiet", f"--directory={where}", *argv).stdout
+        return run("journalctl", "--no-pager", "--quiet", f"--directory={where}", *argv, check=check).stdout
 
     def kill_unit(self, unit, number=signal.SIGKILL):
         self.run("systemctl", "kill", f"--signal={int(number)}", unit)
