@@ -213,7 +213,7 @@ typedef struct Sessions {
         bool work;               /* somebody wants something now */
         uint64_t keepalive_usec; /* when the next is due */
         Owned *owned;
-        unsigned n_owned, n_deleting;
+        unsigned n_owned;
         SessionWatch *watched;
         uint64_t watch_term; /* the term in which everybody got a full timeout */
         uint64_t last_look_usec;
@@ -305,6 +305,7 @@ void snapshot_serve(Agent *agent); /* turn */
 void snapshot_watch(Agent *agent); /* turn: a peer that was told to fetch and does not */
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
 bool snapshot_fetching(const Agent *agent);
+bool snapshot_sent(Agent *agent, uint64_t host); /* just now: it may still be opening it */
 void snapshot_cancel(Agent *agent); /* the join that wanted another cluster's tree is over */
 void snapshot_stored(Agent *agent, uint64_t seq);
 void snapshot_close(Agent *agent);
@@ -318,6 +319,7 @@ typedef struct RoleView { /* leader: what is known of a member */
         uint64_t connected_usec; /* last seen connected */
         uint64_t promoted_usec, promoted_index;
         uint64_t fetch_usec; /* told to fetch a snapshot */
+        uint64_t sent_usec, sent_index; /* took one to its end */
         UT_hash_handle hh;
 } RoleView;
 

@@ -14,6 +14,10 @@
 #define FETCH_USEC (10 * 60 * USEC_PER_SEC)
 #define RETRY_USEC (500 * USEC_PER_MSEC)
 #define TOLD_USEC  (2 * USEC_PER_SEC)
+#define OPEN_USEC                                                                                         \
+        (200 * USEC_PER_MSEC) /* a peer that has one in whole is asked this often whether it stands on it \
+                               */
+#define SENT_USEC (30 * USEC_PER_SEC) /* … for so long; then it gets another */
 
 /* ---- Sending ---- */
 
@@ -34,7 +38,21 @@ static void send_end(SnapshotSend *send, PeersStatus status, const char *text) {
         PeersCallEvents none = {};
         agent->outside.call_set_events(agent->outside.userdata, call, &none);
         agent->outside.call_end(agent->outside.userdata, call, status, text);
+        if (status == PEERS_OK) {
+                RoleView *view = roles_view(agent, host);
+                view->sent_usec = agent->now_usec;
+                view->sent_index = index;
+        }
         (void)raft_snapshot_done(agent->raft, host, index, status == PEERS_OK, agent->now_usec);
+}
+
+/* Between the last byte and the moment in which the peer stands on its new tree lie a check of it and some
+ * syncs. Until then it refuses what follows: no reason to send everything once more, which under load would
+ * never end. */
+bool snapshot_sent(Agent *agent, uint64_t host) {
+        const RoleView *view = roles_view(agent, host);
+        return view->sent_usec != 0 && agent->now_usec - view->sent_usec < SENT_USEC &&
+               view->sent_index >= agent->raft_status.base_index;
 }
 
 static void receiver_gone(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
@@ -126,15 +144,18 @@ void snapshot_serve(Agent *agent) {
 void snapshot_watch(Agent *agent) {
         for (size_t i = 0; i < agent->raft_status.n_progress; i++) {
                 const RaftProgress *progress = &agent->raft_status.progress[i];
+                RoleView *view = roles_view(agent, progress->id);
+                bool sent = snapshot_sent(agent, progress->id);
                 if (!progress->in_snapshot ||
-                    agent->now_usec - roles_view(agent, progress->id)->fetch_usec < TOLD_USEC)
+                    agent->now_usec - view->fetch_usec < (sent ? OPEN_USEC : TOLD_USEC))
                         continue;
                 SnapshotSend *send = agent->snapshots.sends;
                 while (send && send->host != progress->id)
                         send = send->next;
                 if (!send) {
-                        roles_view(agent, progress->id)->fetch_usec = agent->now_usec;
-                        (void)raft_snapshot_done(agent->raft, progress->id, 0, false, agent->now_usec);
+                        view->fetch_usec = agent->now_usec;
+                        (void)raft_snapshot_done(agent->raft, progress->id, sent ? view->sent_index : 0,
+                                                 sent, agent->now_usec);
                         agent->again = true;
                         return; /* the list is of before */
                 }

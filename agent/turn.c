@@ -143,6 +143,10 @@ static void load(Agent *agent, const RaftLoad *wanted) {
 
 /* Raft pushes snapshots; here the leader says "fetch", and the peer fetches on a connection of its own. */
 static void offer_snapshot(Agent *agent, uint64_t peer) {
+        if (snapshot_sent(agent, peer)) {
+                roles_view(agent, peer)->fetch_usec = agent->now_usec;
+                return; /* snapshot_watch() asks again */
+        }
         Letter letter = {
                 .kind = LETTER_FETCH,
                 .promote = {.term = agent->raft_status.term, .index = agent->tree_status.applied},
