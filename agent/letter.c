@@ -120,7 +120,8 @@ void agent_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown why)
 void agent_unreachable(Agent *agent, uint64_t host, PeersDown why) {
         agent->now_usec = hall_now(agent);
         if (why == PEERS_DOWN_REFUSED)
-                agent->members.refused_usec = agent->now_usec; /* who was away learns so that it was removed */
+                agent->members.refused_usec =
+                        agent->now_usec; /* who was away learns so that it was removed */
         if (why == PEERS_DOWN_RESET && agent->failed == 0)
                 (void)raft_silent(agent->raft, host, agent->now_usec);
         hall_wake(agent);
