@@ -348,6 +348,7 @@ typedef struct Roles {
         uint64_t promote_index; /* being made durable */
         uint64_t promote_seq;
         uint64_t promoted_usec;
+        uint64_t passive_usec; /* neither voting nor following since */
         uint64_t status_usec; /* when the next status letter is due */
 } Roles;
 

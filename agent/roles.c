@@ -153,6 +153,24 @@ static void promotion_lapses(Agent *agent) {
         }
 }
 
+/* Voted out, but the word that this is committed never came (this host was down for longer than the leader
+ * tells those who left): the tree will have it, from those who serve. */
+static void end_of_time_missed(Agent *agent) {
+        Roles *roles = &agent->roles;
+        const RaftStatus *status = &agent->raft_status;
+
+        if (agent->follow.active || status->role != RAFT_PASSIVE || roles->promoted_usec != 0 ||
+            conf_is_voter(status->conf, agent->host.id)) {
+                roles->passive_usec = agent->now_usec;
+                return;
+        }
+        if (agent->now_usec - MAX(roles->passive_usec, agent->leader_heard_usec) < PROMOTE_USEC)
+                return;
+        agent->follow.active = true;
+        agent->follow.heard_usec = agent->now_usec;
+        agent->demote = agent->status_dirty = true;
+}
+
 static void tell_status(Agent *agent) {
         Roles *roles = &agent->roles;
         uint64_t leader = hall_leader(agent);
@@ -557,6 +575,7 @@ void roles_work(Agent *agent) {
         promote_self(agent);
         promotion_durable(agent);
         promotion_lapses(agent);
+        end_of_time_missed(agent);
         DL_FOREACH_SAFE (agent->roles.removals, removal, next)
                 removal_work(removal);
         plan_voters(agent);
