@@ -147,9 +147,7 @@ static void promotion_lapses(Agent *agent) {
         if (!agent->follow.active && !conf_is_voter(agent->raft_status.conf, agent->host.id)) {
                 agent->follow.active = true;
                 agent->follow.heard_usec = agent->now_usec;
-                raft_demoted(agent->raft);
-                raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
-                             &agent->tree_status.conf, agent->tree_status.conf_index);
+                agent->demote = true;
         }
 }
 
