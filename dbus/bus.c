@@ -18,6 +18,7 @@
 #define BACKOFF_MAX_USEC   (5 * USEC_PER_SEC)
 #define RENAME_USEC        (5 * USEC_PER_SEC)
 #define SIGNALS_QUEUED_MAX 1024 /* beyond it a private client is not worth signals */
+#define ANSWERS_QUEUED_MAX 64   /* introspection is some 16 KiB long */
 
 /* ---- links ---- */
 
@@ -61,6 +62,34 @@ static int on_reap(sd_event_source *source, void *userdata) {
         return 0;
 }
 
+/* What sd-bus answers by itself (introspection, properties, "unknown method") never comes to call_begin(),
+ * so its bounds are here: who does not read those answers gets short ones, and in the end none. */
+static int on_any_message(sd_bus_message *m, void *userdata, sd_bus_error *error) {
+        Link *link = userdata;
+        uint64_t n = 0;
+        uint8_t type;
+
+        if (sd_bus_message_get_type(m, &type) < 0 || type != SD_BUS_MESSAGE_METHOD_CALL)
+                return 0;
+        if (link->doomed)
+                return 1;
+        if (sd_bus_get_n_queued_write(link->sd, &n) < 0)
+                return 0;
+        bool stranger = link->private && link->peer->caller.uid != 0;
+        if (n > (stranger ? 2 : 4) * LIMIT_REPLIES) {
+                log_warning("%s does not read its replies; the connection is closed.",
+                            link->private ? "A private client" : "The bus");
+                link_doom(link);
+                return 1;
+        }
+        const char *interface = sd_bus_message_get_interface(m);
+        if (n > (link->private ? ANSWERS_QUEUED_MAX : SIGNALS_QUEUED_MAX) &&
+            !(interface && strncmp(interface, BUS_NAME ".", strlen(BUS_NAME ".")) == 0))
+                return sd_bus_error_set(error, SD_BUS_ERROR_LIMITS_EXCEEDED,
+                                        "Too many replies have not been read. Read them and call again.");
+        return 0;
+}
+
 int link_add_objects(Link *link) {
         static const struct {
                 const char *path, *interface;
@@ -79,6 +108,8 @@ int link_add_objects(Link *link) {
                         return r;
         }
         int r = sd_bus_add_object(link->sd, NULL, LOG_PATH, log_intercept, link);
+        if (r >= 0)
+                r = sd_bus_add_filter(link->sd, NULL, on_any_message, link);
         return r < 0 ? r : 0;
 }
 

@@ -1,9 +1,12 @@
 /* See call.h. */
 #include "call.h"
 
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
 #include <utlist.h>
 
 #include "agent/journal.h"
@@ -97,13 +100,20 @@ static bool replies_pile_up(Link *link) {
                 return false;
         if (n == 0)
                 link->reply_bytes = 0;
-        if (n > 4 * LIMIT_REPLIES) {
-                if (!link->doomed)
-                        log_warning("%s does not read its replies; the connection is closed.",
-                                    link->private ? "A private client" : "The bus");
-                link_doom(link);
-        }
         return n > LIMIT_REPLIES || link->reply_bytes > limit;
+}
+
+/* Any caller can send fds along, which a call that waits keeps open unseen. Half of them are the agent's. */
+static bool fds_run_short(Bus *bus) {
+        struct rlimit limit;
+
+        if (getrlimit(RLIMIT_NOFILE, &limit) < 0)
+                return false;
+        int lowest = fcntl(sd_event_get_fd(bus->event), F_DUPFD_CLOEXEC, 0);
+        if (lowest < 0)
+                return true;
+        close(lowest);
+        return (rlim_t)lowest >= limit.rlim_cur / 2;
 }
 
 static const char *over_limit(Client *client, size_t weight) {
@@ -117,6 +127,8 @@ static const char *over_limit(Client *client, size_t weight) {
                 return "Too many calls of this client wait for their answer. Await some and call again.";
         if (client->user && !root && client->user->n_calls >= LIMIT_CALLS_PER_UID)
                 return "Too many calls of this user wait for their answer. Await some and call again.";
+        if (!root && fds_run_short(bus))
+                return "This host is short of file descriptors. Call again in a moment.";
         if (bus->n_calls >= LIMIT_CALLS || bus->call_bytes + weight > LIMIT_CALL_BYTES)
                 return "Too many calls on this host wait for their answer. Call again in a moment.";
         return NULL;

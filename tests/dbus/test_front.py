@@ -7,6 +7,7 @@ private socket, and on a dbus-daemon of type system that comes, goes and comes a
 import fcntl
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ import xml.etree.ElementTree
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 try:
-    from jeepney import DBusAddress, MessageType, message_bus, new_method_call, new_method_return
+    from jeepney import DBusAddress, HeaderFields, MessageType, message_bus, new_method_call, new_method_return
     from jeepney.io.blocking import prep_socket
     from lab import bus as labbus
     from lab.bus import Bus, BusError, Gone, Watch, unpack
@@ -444,6 +445,46 @@ def test_a_client_that_does_not_read_its_replies(host):
             pass
         host.call("Tree.SetText", "/quick", "x")
         assert host.rss() - before < 96 * MIB, f"{host.rss() - before} bytes more"
+
+
+def test_unread_answers_that_are_not_ours_are_bounded(host):
+    """Introspection and properties are sd-bus's to answer: who asks for ever and never reads must not fill our memory."""
+    ask = new_method_call(DBusAddress("/org/treaty1", "org.treaty1", "org.freedesktop.DBus.Introspectable"), "Introspect")
+    before = host.rss()
+    for _ in range(2):
+        with Bus(host, private=True, uid=NOBODY) as bus:
+            bus.link.sock.settimeout(2)
+            try:
+                for i in range(20_000):
+                    bus.link.send(ask, serial=i + 1)
+            except (socket.timeout, OSError):
+                pass
+            host.call("Tree.SetText", "/quick", "x")
+            assert host.rss() - before < 32 * MIB, f"{host.rss() - before} bytes more"
+
+
+def test_fds_that_nobody_asked_for_are_bounded(host):
+    """A local user can pass fds along with calls that wait: they must not use up the agent's."""
+    wait = new_method_call(DBusAddress("/org/treaty1", "org.treaty1", "org.treaty1.Tree"), "Wait", "stt",
+                           ("/services", 1 << 60, 20_000_000))
+    wait.header.fields[HeaderFields.unix_fds] = 200
+    resource.prlimit(host.process.pid, resource.RLIMIT_NOFILE, (4096, 4096))
+    before, null = host.n_fds(), os.open("/dev/null", os.O_RDONLY)
+    links = [Bus(host, private=True, uid=NOBODY) for _ in range(16)]
+    try:
+        for i in range(2):
+            for bus in links:
+                data = wait.serialise(serial=i + 1)
+                bus.link.sock.settimeout(2)
+                socket.send_fds(bus.link.sock, [data], [null] * 200)
+        time.sleep(0.5)
+        assert host.n_fds() < 4096 * 3 // 4, f"{host.n_fds()} fds"
+        assert host.call("Tree.SetText", "/quick", "x")
+    finally:
+        for bus in links:
+            bus.close()
+        os.close(null)
+    eventually(lambda: host.n_fds() <= before + 4)
 
 
 def test_callers_disappear_in_the_middle(host):
