@@ -68,6 +68,7 @@ void connection_tell_down(Connection *c, PeersDown why) {
 void connection_bury(Connection *c) {
         Peers *peers = c->peers;
         assert(c->state == CONNECTION_DEAD && !c->in_session);
+        assert(!c->timer && !c->io);
 
         TAILQ_REMOVE(&peers->connections, c, entry);
         peers->n_connections--;
@@ -109,6 +110,8 @@ static int on_timer(sd_event_source *source, uint64_t usec, void *userdata) {
 
 void connection_timer(Connection *c, uint64_t usec) {
         int r = 0;
+        if (c->state == CONNECTION_DEAD)
+                return; /* it died under its caller's hands: a timer would outlive it */
         if (usec == USEC_INFINITY) {
                 sd_event_source_set_enabled(c->timer, SD_EVENT_OFF);
                 return;
