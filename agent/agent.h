@@ -133,6 +133,7 @@ typedef int (*WatchDeliver)(const WatchEvent *event, void *userdata);
 /* from_revision 0: what comes after now. *ret_revision: the tree's now. */
 int agent_watch(Agent *agent, const char *subtree, uint32_t flags, uint64_t from_revision,
                 WatchDeliver deliver, void *userdata, Watch **ret, uint64_t *ret_revision);
+size_t agent_watches(const Agent *agent); /* how many there are */
 void watch_resume(Watch *watch);
 Watch *watch_free(Watch *watch); /* accepts NULL; safe inside deliver() */
 

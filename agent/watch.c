@@ -356,6 +356,10 @@ uint64_t watches_deadline(const Agent *agent) {
 
 /* ---- The door ---- */
 
+size_t agent_watches(const Agent *agent) {
+        return agent->watches.n;
+}
+
 int agent_watch(Agent *agent, const char *subtree, uint32_t flags, uint64_t from_revision,
                 WatchDeliver deliver, void *userdata, Watch **ret, uint64_t *ret_revision) {
         Watches *watches = &agent->watches;

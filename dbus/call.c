@@ -129,7 +129,8 @@ static const char *over_limit(Client *client, size_t weight) {
                 return "Too many calls of this user wait for their answer. Await some and call again.";
         if (!root && fds_run_short(bus))
                 return "This host is short of file descriptors. Call again in a moment.";
-        if (bus->n_calls >= LIMIT_CALLS || bus->call_bytes + weight > LIMIT_CALL_BYTES)
+        if (bus->n_calls >= (root ? LIMIT_CALLS : LIMIT_OF_STRANGERS(LIMIT_CALLS)) ||
+            bus->call_bytes + weight > (root ? LIMIT_CALL_BYTES : LIMIT_OF_STRANGERS(LIMIT_CALL_BYTES)))
                 return "Too many calls on this host wait for their answer. Call again in a moment.";
         return NULL;
 }
@@ -331,6 +332,16 @@ bool call_flags(Call *call, uint64_t flags, uint64_t known) {
         }
         call_fail(call, SD_BUS_ERROR_INVALID_ARGS, "Unknown flags 0x%llx; this method knows 0x%llx.",
                   (unsigned long long)(flags & ~known), (unsigned long long)known);
+        return false;
+}
+
+bool call_may_watch(Call *call) {
+        size_t most = call->client->caller.uid == 0 ? LIMIT_WATCHES : LIMIT_OF_STRANGERS(LIMIT_WATCHES);
+
+        if (agent_watches(call_agent(call)) < most)
+                return true;
+        call_fail(call, SD_BUS_ERROR_LIMITS_EXCEEDED,
+                  "Too many watches are open on this host (at most %zu). Close some.", most);
         return false;
 }
 

@@ -59,6 +59,7 @@ int call_fail_errno(Call *call, int r);
 bool call_path(Call *call, const char *path);  /* of a subtree */
 bool call_entry(Call *call, const char *path); /* of an entry */
 bool call_flags(Call *call, uint64_t flags, uint64_t known);
+bool call_may_watch(Call *call); /* one watch more */
 bool call_may(Call *call, GuardAction action, const char *path);
 /* For administration: goes on with `handler`, now or when polkit has agreed. */
 int call_authorized(Call *call, GuardAction action, CallHandler handler);

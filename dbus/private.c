@@ -185,7 +185,7 @@ static int serve(Link *link, int *fd) {
 static bool room_for(Bus *bus, uid_t uid) {
         User *user;
 
-        if (bus->n_links >= LIMIT_PRIVATE_CLIENTS)
+        if (bus->n_links >= (uid == 0 ? LIMIT_PRIVATE_CLIENTS : LIMIT_OF_STRANGERS(LIMIT_PRIVATE_CLIENTS)))
                 return false;
         HASH_FIND(hh, bus->users, &uid, sizeof(uid), user);
         return uid == 0 || !user || user->n_links < LIMIT_PRIVATE_CLIENTS_PER_UID;

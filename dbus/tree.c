@@ -367,6 +367,8 @@ static int look_wait(Call *call) {
                 return r;
         if (changed > call->revision)
                 return wait_answer(call, true, agent_revision(agent));
+        if (!call_may_watch(call))
+                return 0;
         r = sd_event_add_time_relative(call_bus(call)->event, &call->timer, CLOCK_BOOTTIME, call->limit,
                                        10 * USEC_PER_MSEC, on_wait_timeout, call);
         if (r < 0)

@@ -271,6 +271,8 @@ int watchfd_begin(Call *call) {
         WatchFd *w = NULL;
         int theirs = -1;
 
+        if (!call_may_watch(call))
+                return 0;
         if (bus->n_watches >= LIMIT_WATCHES || (user->uid != 0 && user->n_watches >= LIMIT_WATCHES_PER_UID))
                 return call_fail(
                         call, SD_BUS_ERROR_LIMITS_EXCEEDED,

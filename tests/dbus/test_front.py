@@ -375,6 +375,22 @@ def test_watches_per_user_are_counted(host):
         eventually(lambda: bus.watch("/services").close() is None)
 
 
+def test_many_users_do_not_lock_root_out(host):
+    buses, fds = [Bus(host, private=True, uid=uid) for uid in (NOBODY, DAEMON, 2)], []
+    try:
+        for bus in buses[:2]:
+            for _ in range(1024):
+                fds.append(bus.call("Tree.Watch", "/services", 1, 0)[0].to_raw_fd())
+        assert "Too many watches" in refused(LIMITS, buses[2].call, "Tree.Watch", "/services", 1, 0)
+        refused(LIMITS, buses[2].call, "Tree.Wait", "/services", 1 << 60, 1000)
+        fds.append(host.call("Tree.Watch", "/", 1, 0)[0].to_raw_fd())
+    finally:
+        for fd in fds:
+            os.close(fd)
+        for bus in buses:
+            bus.close()
+
+
 def test_wait_is_a_long_poll(host):
     with Bus(host, private=True) as bus, Bus(host, private=True) as writer:
         revision = bus.set("/wait/x", "1")
