@@ -26,6 +26,8 @@ static const struct {
         {OURS "Unknown", EINPROGRESS},
         {OURS "Timeout", ETIMEDOUT},
         {OURS "Busy", EBUSY},
+        {OURS "Damaged", EUCLEAN},
+        {OURS "SessionLost", EAGAIN},
         {OURS "DiskFull", ENOSPC},
         {OURS "NotMember", ENOLINK},
         {OURS "Stopping", ESHUTDOWN},

@@ -31,6 +31,8 @@ static void test_names_to_exit_codes(void **state) {
                 {"org.treaty1.Error.TooLarge", EMSGSIZE, EXIT_ERROR},
                 {"org.treaty1.Error.NotEmpty", ENOTEMPTY, EXIT_ERROR},
                 {"org.treaty1.Error.Busy", EBUSY, EXIT_ERROR},
+                {"org.treaty1.Error.Damaged", EUCLEAN, EXIT_ERROR},
+                {"org.treaty1.Error.SessionLost", EAGAIN, EXIT_ERROR},
                 {"org.freedesktop.DBus.Error.ServiceUnknown", ECONNREFUSED, EXIT_ERROR},
                 {"org.freedesktop.DBus.Error.Spawn.ChildExited", ECONNREFUSED, EXIT_ERROR},
                 {"org.example.Error.Other", EIO, EXIT_ERROR},
