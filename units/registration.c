@@ -63,6 +63,7 @@ static void later(Registration *registration, const char *what, const char *why)
 
         registration->failures++;
         snprintf(registration->message, sizeof(registration->message), "%s: %.200s", what, why);
+        text_mend(registration->message);
         log_unit(registration->failures == 1 ? LOG_WARNING : LOG_DEBUG, unit->name,
                  "%s: cannot %s %s: %s; trying again", unit->name, what,
                  unit->section.service ? unit->section.service : "its service", why);

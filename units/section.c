@@ -51,6 +51,7 @@ static int mistake(Section *section, const char *where, const char *format, ...)
                 section->mistake = NULL;
                 return -ENOMEM;
         }
+        text_mend(section->mistake);
         char *here = strdup(where); /* it may be section->where itself */
         free(section->where);
         section->where = here;

@@ -250,6 +250,7 @@ static int on_watching(sd_bus_message *message, void *userdata, sd_bus_error *er
         if (sd_bus_message_is_method_error(message, NULL)) {
                 snprintf(unit->trigger.message, sizeof(unit->trigger.message), "cannot watch %.200s: %.200s",
                          follow->path, sd_bus_message_get_error(message)->message);
+                text_mend(unit->trigger.message);
                 log_debug("%s: %s", unit->name, unit->trigger.message);
                 agent_retry(unit->helper);
                 return 0;
@@ -319,6 +320,7 @@ static void failed(Trigger *trigger, int level, const char *result, const char *
         uint64_t due = pace_due(&trigger->pace);
         snprintf(trigger->message, sizeof(trigger->message), "%.300s; next try in %llu s", why,
                  (unsigned long long)((due > now ? due - now : 0) + USEC_PER_SEC - 1) / USEC_PER_SEC);
+        text_mend(trigger->message);
         journal_write(level, 0, MESSAGE_FAILED, unit->name, "%s: %s after a change of %s failed: %s",
                       unit->name, action_name(unit->section.on_change), trigger->changed_path,
                       trigger->message);

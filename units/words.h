@@ -3,6 +3,16 @@
 
 #include <string.h>
 #include "agent/base/macros.h"
+#include "agent/base/path.h"
+
+/* A text that was cut to fit may end within a character, and D-Bus would refuse all of the message. */
+static inline void text_mend(char *text) {
+        if (utf8_is_valid(text, strlen(text)))
+                return;
+        for (char *p = text; *p; p++)
+                if ((unsigned char)*p >= 0x80)
+                        *p = '?';
+}
 
 typedef struct Words {
         size_t n;

@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdio.h>
 #include <cmocka.h>
+#include "agent/base/path.h"
 #include "units/section.h"
 
 static const UnitFileNames names = {.unit = "web@a-b.service", .host_name = "h1", .machine_id = "0123"};
@@ -179,11 +180,25 @@ static void test_equal(void **state) {
         section_deinit(&a);
 }
 
+/* What is said goes over D-Bus, which takes whole characters only. */
+static void test_a_long_mistake_is_cut_well(void **state) {
+        char content[512] = "[X-Treaty]\nOnChange=x";
+        Section section;
+
+        for (int i = 0; i < 120; i++)
+                strcat(content, "ü");
+        section_init(&section);
+        feed(&section, "/u/web.service", strcat(content, "\n"));
+        assert_non_null(section.mistake);
+        assert_true(utf8_is_valid(section.mistake, strlen(section.mistake)));
+        section_deinit(&section);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(test_all_keys), cmocka_unit_test(test_drop_ins_append_and_reset),
                 cmocka_unit_test(test_mistakes), cmocka_unit_test(test_foreign_mistakes),
-                cmocka_unit_test(test_equal),
+                cmocka_unit_test(test_equal),    cmocka_unit_test(test_a_long_mistake_is_cut_well),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
