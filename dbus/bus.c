@@ -398,6 +398,7 @@ Bus *bus_free(Bus *bus) {
         system_close(bus);
         watchfds_free(bus);
         registrations_free(bus);
+        registering_forget(bus);
         sd_event_source_disable_unref(bus->reconnect);
         sd_event_source_disable_unref(bus->reaper);
         sd_event_unref(bus->event);

@@ -21,6 +21,7 @@ typedef struct Call Call;
 typedef struct Client Client;
 typedef struct Detached Detached;
 typedef struct Link Link;
+typedef struct Registering Registering;
 typedef struct Registration Registration;
 typedef struct User User;
 typedef struct WatchFd WatchFd;
@@ -91,6 +92,7 @@ struct Bus {
 
         Registration *registrations;
         size_t n_registrations;
+        Registering *registering; /* units whose registration is not answered yet */
         sd_event_source *reconcile;
 
         sd_event_source *reaper;
@@ -119,6 +121,9 @@ int client_new_private(Link *link, Caller *caller, Client **ret); /* takes the c
 Client *client_free(Client *client);
 int client_gone(sd_bus_message *m, void *userdata, sd_bus_error *error); /* NameOwnerChanged; Link */
 DEFINE_CLEANUP(Client *, client_free);
+
+/* services.c: what the agent still answers is answered to nobody */
+void registering_forget(Bus *bus);
 
 /* tree.c, services.c, cluster.c, logcontrol.c: the objects */
 extern const sd_bus_vtable tree_vtable[], services_vtable[], cluster_vtable[], log_vtable[];

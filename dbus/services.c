@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
+#include <utlist.h>
 
 #include "call.h"
 #include "error.h"
@@ -204,8 +205,66 @@ static bool unit_fine(Call *call, const char *unit, const char *invocation, bool
         return true;
 }
 
+/* A registration on its way. The agent does not answer it any more when it is withdrawn meanwhile: then
+ * that is the answer. */
+struct Registering {
+        Bus *bus; /* NULL: closed */
+        Detached *detached;
+        char tag[OWNER_TAG_BYTES + 1];
+        Registering *prev, *next;
+};
+
+/* NULL: the call is gone. */
+static Call *registering_take(Registering *registering) {
+        Call *call = detached_take(registering->detached);
+
+        if (registering->bus)
+                DL_DELETE(registering->bus->registering, registering);
+        free(registering);
+        return call;
+}
+
+static Registering *registering_new(Call *call, const char *tag) {
+        Registering *registering = calloc(1, sizeof(Registering));
+        if (!registering)
+                return NULL;
+        registering->detached = call_detach(call);
+        if (!registering->detached) {
+                free(registering);
+                return NULL;
+        }
+        registering->bus = call_bus(call);
+        snprintf(registering->tag, sizeof(registering->tag), "%s", tag);
+        DL_APPEND(registering->bus->registering, registering);
+        return registering;
+}
+
+void registering_forget(Bus *bus) {
+        Registering *registering, *next;
+
+        DL_FOREACH_SAFE (bus->registering, registering, next)
+                registering->bus = NULL;
+        bus->registering = NULL;
+}
+
+/* `tag` as agent_disown() takes it. */
+static void registering_withdrawn(Bus *bus, const char *tag) {
+        Registering *registering, *next;
+        size_t n = strlen(tag);
+
+        DL_FOREACH_SAFE (bus->registering, registering, next) {
+                if (strncmp(registering->tag, tag, n) != 0 ||
+                    (registering->tag[n] != 0 && registering->tag[n] != ':'))
+                        continue;
+                Call *call = registering_take(registering);
+                if (call)
+                        call_fail(call, ERROR_CONFLICT,
+                                  "The unit was withdrawn before its registration was there.");
+        }
+}
+
 static void on_owned(const RequestAnswer *answer, void *userdata) {
-        Call *call = detached_take(userdata);
+        Call *call = registering_take(userdata);
 
         if (call)
                 call_done(answer, call);
@@ -226,13 +285,13 @@ static int register_unit(Call *call) {
             !read_wanted(call, name, port, &wanted) || !place_is_free(call, wanted.path, unit))
                 return 0;
         snprintf(tag, sizeof(tag), UNIT_TAG "%s:%s", unit, invocation);
-        Detached *detached = call_detach(call);
-        if (!detached)
+        Registering *registering = registering_new(call, tag);
+        if (!registering)
                 return -ENOMEM;
         r = agent_own(call_agent(call), wanted.path, BYTES(wanted.json, strlen(wanted.json)), tag,
-                      wanted.timeout_usec, on_owned, detached, &request);
+                      wanted.timeout_usec, on_owned, registering, &request);
         if (r < 0)
-                detached_take(detached);
+                registering_take(registering);
         return r;
 }
 
@@ -246,7 +305,9 @@ static int unregister_unit(Call *call) {
         if (!call_may(call, GUARD_REGISTER_UNIT, NULL) || !unit_fine(call, unit, invocation, true))
                 return 0;
         snprintf(tag, sizeof(tag), UNIT_TAG "%s%s%s", unit, invocation[0] ? ":" : "", invocation);
-        return call_return(call, "u", (uint32_t)agent_disown(call_agent(call), tag));
+        unsigned n = agent_disown(call_agent(call), tag);
+        registering_withdrawn(call_bus(call), tag);
+        return call_return(call, "u", (uint32_t)n);
 }
 
 /* "unit:NAME:INVOCATION"; the name itself may hold colons. */

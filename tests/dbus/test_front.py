@@ -575,6 +575,12 @@ def test_units_are_spoken_for(host):
         assert bus.call("Services.UnregisterUnit", "web@a.service", one) == 0
         assert bus.call("Services.UnregisterUnit", "web@a.service", "") == 1
         eventually(lambda: bus.call("Services.List", "unit", 0, "")[0] == [])
+        # Withdrawn while it is being registered: both calls are answered.
+        serial = bus.send("Services.RegisterUnit", "hasty", "hasty.service", one, 80, {})
+        bus.send("Services.UnregisterUnit", "hasty.service", one)
+        answers = dict(bus.collect() for _ in range(2))
+        assert isinstance(answers[serial], BusError) and answers[serial].name == "Conflict", answers
+        eventually(lambda: bus.call("Services.List", "hasty", 0, "")[0] == [])
         refused(INVALID, bus.call, "Services.RegisterUnit", "unit", "no/unit.service", one, 80, {})
         refused(INVALID, bus.call, "Services.RegisterUnit", "unit", "web.service", "xyz", 80, {})
 
