@@ -12,8 +12,7 @@
  *
  * Choices: take a letter, store the oldest batch, crash with any part of the batches on disk and start
  * again, silence (a follower's timeout; a leader that hears nobody), propose, change the voters, beat.
- * Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost  unless --beats allows
- * some.
+ * Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost unless --beats allows some.
  *
  * What keeps the world small, each only by leaving out what promises nothing or by losing letters:
  *  - pre-votes are granted out of the air (safety must not rest on them) unless --prevote;
@@ -422,8 +421,8 @@ static void host_choose(Host *host, uint32_t choice, bool listen) {
                 raft_change(host->raft, bounds.change, bounds.n_change, host->now);
         else if (choice == CHOICE_PROPOSE) {
                 uint8_t data = (uint8_t)host->id;
-                _cleanup_(entry_unrefp)
-                Entry *entry = must(entry_new(ENTRY_COMMAND, 0, 0, &data, sizeof(data)));
+                _cleanup_(entry_unrefp) Entry *entry =
+                        must(entry_new(ENTRY_COMMAND, 0, 0, &data, sizeof(data)));
                 raft_propose(host->raft, entry, host->now);
         }
         host_turn(host, listen);
