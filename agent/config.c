@@ -264,8 +264,7 @@ static void closep(int *fd) {
 
 /* 0; -ENOENT: no such file; -EINVAL: no regular file. A device is /dev/null, which masks. */
 static int read_file(const char *path, size_t max, Buffer *ret) {
-        _cleanup_(closep)
-        int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        _cleanup_(closep) int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
         struct stat st;
         if (fd < 0 || fstat(fd, &st) < 0)
                 return -errno;
@@ -290,8 +289,7 @@ static int read_file(const char *path, size_t max, Buffer *ret) {
 }
 
 static int load_file(Loader *loader, const char *path) {
-        _cleanup_(buffer_deinit)
-        Buffer content = {};
+        _cleanup_(buffer_deinit) Buffer content = {};
         int r = read_file(path, UNITFILE_MAX_BYTES, &content);
         if (r == -ENOENT)
                 return r;
@@ -347,8 +345,7 @@ static int note_drop_in(DropIns *drop_ins, unsigned rank, const char *directory,
 }
 
 static int scan(DropIns *drop_ins, unsigned rank, const char *directory) {
-        _cleanup_(closedir_openedp)
-        DIR *opened = opendir(directory);
+        _cleanup_(closedir_openedp) DIR *opened = opendir(directory);
         if (!opened && (errno == ENOENT || errno == ENOTDIR))
                 return 0;
         if (!opened)
@@ -375,8 +372,7 @@ static int load_main(Loader *loader, const char *root) {
 }
 
 static int load_drop_ins(Loader *loader, const char *root) {
-        _cleanup_(drop_ins_freep)
-        DropIns *drop_ins = calloc(1, sizeof(DropIns));
+        _cleanup_(drop_ins_freep) DropIns *drop_ins = calloc(1, sizeof(DropIns));
         if (!drop_ins)
                 return -ENOMEM;
         for (unsigned i = 0; i < ELEMENTSOF(directories); i++) {
@@ -421,8 +417,7 @@ static int complete_join(Config *config) {
                 return 0;
 
         char path[PATH_BYTES];
-        _cleanup_(buffer_deinit)
-        Buffer text = {};
+        _cleanup_(buffer_deinit) Buffer text = {};
         snprintf(path, sizeof(path), "%s/treaty.join", directory);
         int r = read_file(path, MAX_JOIN_TEXT, &text);
         if (r == -ENOENT)
@@ -484,8 +479,7 @@ static void loader_deinit(Loader *loader) {
 }
 
 int config_load(Config *ret, const char *root_dir) {
-        _cleanup_(loader_deinit)
-        Loader loader = {};
+        _cleanup_(loader_deinit) Loader loader = {};
         const char *root = root_dir ? root_dir : "";
 
         for (size_t i = 0; i < ELEMENTSOF(keys); i++)

@@ -132,8 +132,7 @@ static void follow_begin(Agent *agent) {
                 .from = agent->tree_status.applied + 1,
                 .applied_term = agent->tree_status.applied_term,
         };
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         if (wire_follow_request_encode(&request, &bytes) < 0)
                 return;
         PeersCallEvents events = {.message = batch_arrived, .end = follow_ended, .userdata = agent};
@@ -284,8 +283,7 @@ static void serve(Follower *follower) {
                 .n_entries = n,
                 .entries = entries,
         };
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         int r = wire_follow_batch_encode(&batch, &bytes);
         for (uint32_t i = 0; i < n; i++)
                 entry_unref(entries[i]);

@@ -306,7 +306,7 @@ void snapshot_watch(Agent *agent); /* turn: a peer that was told to fetch and do
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
 bool snapshot_fetching(const Agent *agent);
 bool snapshot_sent(Agent *agent, uint64_t host); /* just now: it may still be opening it */
-void snapshot_cancel(Agent *agent); /* the join that wanted another cluster's tree is over */
+void snapshot_cancel(Agent *agent);              /* the join that wanted another cluster's tree is over */
 void snapshot_stored(Agent *agent, uint64_t seq);
 void snapshot_close(Agent *agent);
 
@@ -318,7 +318,7 @@ typedef struct RoleView { /* leader: what is known of a member */
         uint64_t status_usec;    /* when it last told */
         uint64_t connected_usec; /* last seen connected */
         uint64_t promoted_usec, promoted_index;
-        uint64_t fetch_usec; /* told to fetch a snapshot */
+        uint64_t fetch_usec;            /* told to fetch a snapshot */
         uint64_t sent_usec, sent_index; /* took one to its end */
         UT_hash_handle hh;
 } RoleView;
@@ -349,7 +349,7 @@ typedef struct Roles {
         uint64_t promote_seq;
         uint64_t promoted_usec;
         uint64_t passive_usec; /* neither voting nor following since */
-        uint64_t status_usec; /* when the next status letter is due */
+        uint64_t status_usec;  /* when the next status letter is due */
 } Roles;
 
 void roles_work(Agent *agent); /* turn */

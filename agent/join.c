@@ -169,10 +169,8 @@ static int introduce(const Member *member, void *userdata) {
 
 static void join_reply(Agent *agent, PeersCall *call, uint64_t host, ResultStatus status,
                        const char *message) {
-        _cleanup_(freep)
-        Introduce *introduction = calloc(1, sizeof(Introduce));
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(freep) Introduce *introduction = calloc(1, sizeof(Introduce));
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         JoinReply reply = {
                 .status = status, .host = host, .restore_epoch = agent->tree_status.restore_epoch};
 
@@ -432,8 +430,7 @@ static void call_ended(PeersCall *call, PeersStatus status, const char *text, vo
 static void ask(Agent *agent) {
         JoinCall *join = &agent->join;
         JoinRequest request = {};
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
 
         members_self(agent, &request.member);
         memcpy(request.token_id, join->token.id, sizeof(request.token_id));

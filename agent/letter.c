@@ -6,8 +6,7 @@
 #include <string.h>
 
 int hall_send(Agent *agent, uint64_t to, const Letter *letter) {
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
 
         if (letter->kind != LETTER_HELLO && !members_connection(agent, to))
                 return -ENOTCONN;

@@ -426,8 +426,7 @@ static int open_state(Loop *loop) {
 }
 
 int loop_new(Loop **ret, const Config *config) {
-        _cleanup_(loop_freep)
-        Loop *loop = calloc(1, sizeof(Loop));
+        _cleanup_(loop_freep) Loop *loop = calloc(1, sizeof(Loop));
         if (!loop)
                 return -ENOMEM;
         loop->config = *config;

@@ -47,17 +47,16 @@ int main(int argc, char **argv) {
 
         (void)umask(0077);
         (void)prctl(PR_SET_DUMPABLE, 0); /* keys in memory */
-        (void)mallopt(M_ARENA_MAX, 1);   /* three threads, one of which does nearly all: an arena each is waste */
+        (void)mallopt(M_ARENA_MAX,
+                      1); /* three threads, one of which does nearly all: an arena each is waste */
         journal_open("treatyd");
 
-        _cleanup_(config_deinit)
-        Config config = {};
+        _cleanup_(config_deinit) Config config = {};
         if (config_load(&config, NULL) < 0)
                 return EXIT_FAILURE; /* said already, with file and line */
         journal_set_level(config.log_level);
 
-        _cleanup_(loop_freep)
-        Loop *loop = NULL;
+        _cleanup_(loop_freep) Loop *loop = NULL;
         if (loop_new(&loop, &config) < 0)
                 return EXIT_FAILURE;
         return loop_run(loop);

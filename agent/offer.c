@@ -22,8 +22,8 @@ int hall_propose(Agent *agent, Bytes command) {
         if (command.size > LIMIT_COMMAND_BYTES)
                 return RAFT_INVALID;
 
-        _cleanup_(entry_unrefp)
-        Entry *entry = entry_new(ENTRY_COMMAND, 0, 0, NULL, (uint32_t)(ENTRY_STAMP_BYTES + command.size));
+        _cleanup_(entry_unrefp) Entry *entry =
+                entry_new(ENTRY_COMMAND, 0, 0, NULL, (uint32_t)(ENTRY_STAMP_BYTES + command.size));
         if (!entry)
                 return -ENOMEM;
         EntryStamp stamp = {
@@ -40,8 +40,7 @@ int hall_propose(Agent *agent, Bytes command) {
 }
 
 int hall_propose_own(Agent *agent, const Command *command) {
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         int r = wire_command_encode(command, &bytes);
         if (r < 0)
                 return r;

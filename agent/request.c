@@ -233,8 +233,7 @@ static void announce(Agent *agent) {
                 .host = agent->host.id,
                 .nonce = BYTES(requests->nonce, sizeof(requests->nonce)),
         };
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         if (wire_command_encode(&command, &bytes) < 0)
                 return;
         if (send_offer(agent, BYTES(bytes.data, bytes.size), 0) >= 0)

@@ -402,8 +402,7 @@ static void removal_ask_leader(Removal *removal) {
         Agent *agent = removal->agent;
         uint64_t leader = hall_leader(agent);
         AdminRequest request = {.action = removal->action, .host = removal->host};
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
 
         removal->here = false;
         if (leader == 0 || removal->call || agent->now_usec < removal->retry_usec)
@@ -515,8 +514,7 @@ static void served_gone(PeersCall *call, PeersStatus status, const char *text, v
 }
 
 static void admin_reply(Agent *agent, PeersCall *call, const AdminReply *reply) {
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         PeersCallEvents none = {};
 
         agent->outside.call_set_events(agent->outside.userdata, call, &none);

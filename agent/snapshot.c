@@ -101,8 +101,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
                 .term = tree_snapshot_term(send->snapshot),
         };
         memcpy(head.cluster, agent->tree_status.cluster, sizeof(head.cluster));
-        _cleanup_(buffer_deinit)
-        Buffer bytes = {};
+        _cleanup_(buffer_deinit) Buffer bytes = {};
         if (wire_snapshot_head_encode(&head, &bytes) < 0 ||
             outside->call_send(outside->userdata, call, BYTES(bytes.data, bytes.size)) < 0)
                 send_end(send, PEERS_INTERNAL, "a snapshot cannot be sent");
@@ -111,8 +110,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
 
 static void send_chunk(SnapshotSend *send) {
         Agent *agent = send->agent;
-        _cleanup_(buffer_deinit)
-        Buffer chunk = {};
+        _cleanup_(buffer_deinit) Buffer chunk = {};
         bool done = false;
 
         int r = tree_snapshot_next(send->snapshot, &chunk, &done);

@@ -337,7 +337,8 @@ static void drop_tail(Agent *agent) {
         if (tree->durable < tree->applied || tree->applied < tree->conf_index ||
             conf_is_voter(&tree->conf, agent->host.id))
                 return;
-        /* A base keeps a tail that follows it; the tree has to be past the tail, or log and core would part. */
+        /* A base keeps a tail that follows it; the tree has to be past the tail, or log and core would part.
+         */
         if (tree->applied < agent->raft_status.last_index)
                 return;
         if (hall_submit_base(agent, hall_seq(agent)) < 0)

@@ -24,8 +24,7 @@ _public_ treaty_status *treaty_status_free(treaty_status *status) {
 DEFINE_CLEANUP(treaty_status *, treaty_status_free)
 
 static int get_all(treaty *t, const char *interface, sd_bus_message **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, "org.freedesktop.DBus.Properties", "GetAll", &call);
         if (r < 0)
                 return r;
@@ -81,8 +80,7 @@ static int read_status(sd_bus_message *reply, treaty_status *status) {
 
 /* The tree's revision is a property of another interface, which is not for everybody. */
 static uint64_t tree_revision(treaty *t) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         uint64_t revision;
 
         if (call_begin(t, "org.freedesktop.DBus.Properties", "Get", &call) < 0 ||
@@ -93,8 +91,7 @@ static uint64_t tree_revision(treaty *t) {
 }
 
 _public_ int treaty_get_status(treaty *t, treaty_status **ret) {
-        _cleanup_(treaty_status_freep)
-        treaty_status *status = NULL;
+        _cleanup_(treaty_status_freep) treaty_status *status = NULL;
         OwnedStatus *owned;
         int r;
 
@@ -158,8 +155,7 @@ static int read_member(sd_bus_message *reply, treaty_member *member,
 
 _public_ int treaty_members(treaty *t, int (*each)(const treaty_member *member, void *userdata),
                             void *userdata) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         const char *addresses[ADDRESSES_MAX + 1];
         treaty_member member = {0};
         int r;
@@ -183,8 +179,7 @@ _public_ int treaty_members(treaty *t, int (*each)(const treaty_member *member, 
 
 /* Sends what was appended (r: how that went); *ret (may be NULL): the text it answers. */
 static int finish_text(treaty *t, sd_bus_message *call, int r, char **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         const char *text;
 
         if (r < 0)
@@ -214,8 +209,7 @@ static int append_addresses(sd_bus_message *call, const char *const *addresses) 
 
 _public_ int treaty_token(treaty *t, uint64_t lifetime_usec, unsigned uses, const char *member_class,
                           const char *const *addresses, char **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "Token", &call);
         if (r < 0)
                 return r;
@@ -236,8 +230,7 @@ _public_ int treaty_token(treaty *t, uint64_t lifetime_usec, unsigned uses, cons
 }
 
 _public_ int treaty_revoke_token(treaty *t, const char *token_or_id) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "RevokeToken", &call);
         if (r < 0)
                 return r;
@@ -245,8 +238,7 @@ _public_ int treaty_revoke_token(treaty *t, const char *token_or_id) {
 }
 
 _public_ int treaty_join(treaty *t, const char *token, bool discard, char **ret_cluster_id) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "Join", &call);
         if (r < 0)
                 return r;
@@ -255,8 +247,7 @@ _public_ int treaty_join(treaty *t, const char *token, bool discard, char **ret_
 }
 
 _public_ int treaty_remove(treaty *t, const char *host) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "Remove", &call);
         if (r < 0)
                 return r;
@@ -264,8 +255,7 @@ _public_ int treaty_remove(treaty *t, const char *host) {
 }
 
 _public_ int treaty_transfer(treaty *t, const char *host) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "TransferLeadership", &call);
         if (r < 0)
                 return r;

@@ -183,8 +183,7 @@ static int wait_ready(sd_bus *bus, uint64_t deadline) {
 }
 
 static int open_private(uint64_t deadline, sd_bus **ret) {
-        _cleanup_(sd_bus_close_unrefp)
-        sd_bus *bus = NULL;
+        _cleanup_(sd_bus_close_unrefp) sd_bus *bus = NULL;
         const char *socket = secure_getenv("TREATY_SOCKET");
         char address[256];
         int r;
@@ -206,8 +205,7 @@ static int open_private(uint64_t deadline, sd_bus **ret) {
 }
 
 static int open_system(uint64_t deadline, sd_bus **ret) {
-        _cleanup_(sd_bus_close_unrefp)
-        sd_bus *bus = NULL;
+        _cleanup_(sd_bus_close_unrefp) sd_bus *bus = NULL;
         int r = sd_bus_open_system(&bus);
         if (r < 0)
                 return r;
@@ -250,8 +248,7 @@ static int connect_local(treaty *t, uint64_t deadline) {
 }
 
 static int connect_elsewhere(treaty *t, uint64_t deadline) {
-        _cleanup_(sd_bus_close_unrefp)
-        sd_bus *bus = NULL;
+        _cleanup_(sd_bus_close_unrefp) sd_bus *bus = NULL;
         int r = t->target == TARGET_REMOTE ? sd_bus_open_system_remote(&bus, t->name)
                                            : sd_bus_open_system_machine(&bus, t->name);
         if (r >= 0)
@@ -380,8 +377,7 @@ _public_ sd_bus *treaty_get_bus(treaty *t) {
 /* ---- Calls ---- */
 
 int call_begin(treaty *t, const char *interface, const char *member, sd_bus_message **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r;
 
         forget_error(t);
@@ -398,8 +394,7 @@ int call_begin(treaty *t, const char *interface, const char *member, sd_bus_mess
 }
 
 int call_finish(treaty *t, sd_bus_message *call, uint64_t wait_usec, sd_bus_message **ret_reply) {
-        _cleanup_(sd_bus_error_free)
-        sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         int r = sd_bus_call(t->bus, call, wait_usec, &error, ret_reply);
         return r < 0 ? fail_bus(t, r, &error) : 0;
 }

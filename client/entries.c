@@ -74,8 +74,7 @@ static int read_info(sd_bus_message *reply, OwnedEntry *owned) {
 }
 
 static int read_entry(sd_bus_message *reply, const char *path, treaty_entry **ret) {
-        _cleanup_(treaty_entry_freep)
-        treaty_entry *entry = NULL;
+        _cleanup_(treaty_entry_freep) treaty_entry *entry = NULL;
         OwnedEntry *owned = calloc(1, sizeof(*owned));
         const void *value;
         size_t size;
@@ -111,8 +110,7 @@ static int read_entry(sd_bus_message *reply, const char *path, treaty_entry **re
 
 _public_ int treaty_get(treaty *t, const char *path, unsigned flags, uint64_t min_revision,
                         treaty_entry **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         int r;
 
         *ret = NULL;
@@ -186,8 +184,7 @@ static int each_entry(sd_bus_message *reply, int (*each)(const treaty_entry *, v
 }
 
 static int list_page(treaty *t, const char *path, unsigned flags, const char *after, sd_bus_message **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_TREE, "List", &call);
         if (r < 0)
                 return r;
@@ -200,8 +197,7 @@ static int list_page(treaty *t, const char *path, unsigned flags, const char *af
 _public_ int treaty_list(treaty *t, const char *path, unsigned flags,
                          int (*each)(const treaty_entry *entry, void *userdata), void *userdata,
                          uint64_t *ret_revision) {
-        _cleanup_(freep)
-        char *after = NULL;
+        _cleanup_(freep) char *after = NULL;
         int r, stopped = 0;
 
         if ((r = check_path(t, path, true)) < 0 ||
@@ -209,8 +205,7 @@ _public_ int treaty_list(treaty *t, const char *path, unsigned flags,
                 return r;
 
         for (unsigned page = 0; page < LIST_PAGES_MAX; page++) {
-                _cleanup_(sd_bus_message_unrefp)
-                sd_bus_message *reply = NULL;
+                _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
                 uint64_t revision;
                 const char *next;
 
@@ -244,8 +239,7 @@ _public_ int treaty_list(treaty *t, const char *path, unsigned flags,
 
 _public_ int treaty_wait(treaty *t, const char *path, uint64_t after, uint64_t timeout_usec,
                          uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         uint64_t revision;
         int r, changed;
 
@@ -282,8 +276,7 @@ static int read_revision(treaty *t, sd_bus_message *reply, uint64_t *ret_revisio
 /* flags, options, send. if_mod_revision: NULL = none. */
 static int write_finish(treaty *t, sd_bus_message *call, int r, uint64_t flags,
                         const uint64_t *if_mod_revision, uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
 
         if (r >= 0)
                 r = sd_bus_message_append(call, "t", flags);
@@ -303,8 +296,7 @@ static int write_finish(treaty *t, sd_bus_message *call, int r, uint64_t flags,
 
 static int write_value(treaty *t, const char *member, const char *path, const void *value, size_t size,
                        const uint64_t *if_mod_revision, uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r;
 
         if ((r = check_path(t, path, false)) < 0 || (r = check_value(t, value, size)) < 0 ||
@@ -332,8 +324,7 @@ _public_ int treaty_create(treaty *t, const char *path, const void *value, size_
 }
 
 _public_ int treaty_delete(treaty *t, const char *path, unsigned flags, uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r;
 
         if ((r = check_path(t, path, false)) < 0 || (r = check_flags(t, flags, TREATY_RECURSIVE)) < 0 ||
@@ -352,8 +343,7 @@ _public_ int treaty_outcome(treaty *t, const char *request, treaty_fate *ret, ui
                 [TREATY_UNDECIDED] = "undecided",
                 [TREATY_TOO_OLD] = "too-old",
         };
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         const char *state;
         uint64_t revision;
         int r;

@@ -54,8 +54,7 @@ static int append_texts(sd_bus_message *call, const char *const *options) {
 }
 
 static int append_property(sd_bus_message *call, const char *property) {
-        _cleanup_(freep)
-        char *key = NULL;
+        _cleanup_(freep) char *key = NULL;
         const char *equals = strchr(property, '=');
 
         if (!equals || equals == property)
@@ -147,8 +146,7 @@ static int append_options(treaty *t, sd_bus_message *call, const char *const *op
 
 _public_ int treaty_register(treaty *t, const char *name, uint16_t port, const char *const *options,
                              int *ret_fd, uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         uint64_t revision;
         int r, fd;
 
@@ -195,8 +193,7 @@ static int each_listed(sd_bus_message *reply, EachInstance each, void *userdata,
 }
 
 static int list_page(treaty *t, const char *name, const char *after, sd_bus_message **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_SERVICES, "List", &call);
         if (r < 0)
                 return r;
@@ -207,8 +204,7 @@ static int list_page(treaty *t, const char *name, const char *after, sd_bus_mess
 }
 
 _public_ int treaty_services(treaty *t, const char *name, EachInstance each, void *userdata) {
-        _cleanup_(freep)
-        char *after = NULL;
+        _cleanup_(freep) char *after = NULL;
         int r, stopped = 0;
 
         if (!name)
@@ -216,8 +212,7 @@ _public_ int treaty_services(treaty *t, const char *name, EachInstance each, voi
         if (*name && (r = check_name(t, name)) < 0)
                 return r;
         for (unsigned page = 0; page < PAGES_MAX; page++) {
-                _cleanup_(sd_bus_message_unrefp)
-                sd_bus_message *reply = NULL;
+                _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
                 const char *next;
 
                 r = list_page(t, name, after ? after : "", &reply);
@@ -241,8 +236,7 @@ _public_ int treaty_services(treaty *t, const char *name, EachInstance each, voi
 }
 
 _public_ int treaty_resolve(treaty *t, const char *name, EachInstance each, void *userdata) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         int r;
 
         if ((r = check_name(t, name)) < 0 || (r = call_begin(t, TREATY_SERVICES, "Resolve", &call)) < 0)

@@ -104,8 +104,7 @@ static int take_stream(treaty_watch *watch, int fd) {
 }
 
 static int ask_watch(treaty_watch *watch, uint64_t from, bool again, uint64_t *ret_revision) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         treaty *t = watch->t;
         int r, fd;
 
@@ -133,8 +132,7 @@ static int ask_watch(treaty_watch *watch, uint64_t from, bool again, uint64_t *r
 /* Which cluster are these revisions of? A host that joins another one gives up its tree, and with it the
  * meaning of the numbers. Not everybody may ask; who may not, watches without this check. */
 static void ask_cluster(treaty_watch *watch, char to[static sizeof(watch->cluster)]) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *call = NULL, *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
         const char *id;
 
         to[0] = 0;
@@ -148,8 +146,7 @@ static void ask_cluster(treaty_watch *watch, char to[static sizeof(watch->cluste
 
 _public_ int treaty_watch_open(treaty *t, const char *path, unsigned flags, uint64_t from_revision,
                                treaty_watch **ret) {
-        _cleanup_(treaty_watch_closep)
-        treaty_watch *watch = NULL;
+        _cleanup_(treaty_watch_closep) treaty_watch *watch = NULL;
         int r;
 
         *ret = NULL;

@@ -331,8 +331,7 @@ static int add_reaper(Bus *bus) {
 }
 
 int bus_new(Bus **ret, Agent *agent, sd_event *event, const BusOptions *options) {
-        _cleanup_(bus_freep)
-        Bus *bus = calloc(1, sizeof(Bus));
+        _cleanup_(bus_freep) Bus *bus = calloc(1, sizeof(Bus));
         if (!bus)
                 return -ENOMEM;
 

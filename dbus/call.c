@@ -250,8 +250,7 @@ int call_send(Call *call, sd_bus_message *reply, size_t bytes) {
 }
 
 int call_return(Call *call, const char *types, ...) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         va_list ap;
 
         int r = sd_bus_message_new_method_return(call->message, &reply);
@@ -268,10 +267,8 @@ int call_return(Call *call, const char *types, ...) {
 }
 
 int call_fail(Call *call, const char *name, const char *format, ...) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
-        _cleanup_(sd_bus_error_free)
-        sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
         char text[LIMIT_PATH_BYTES + 1024];
         va_list ap;
 

@@ -85,8 +85,7 @@ static int client_known(Client *client, Caller *caller) {
 /* The bus has told who it is: what waited goes on in the order in which it came. */
 static int on_credentials(sd_bus_message *reply, void *userdata, sd_bus_error *error) {
         Client *client = userdata;
-        _cleanup_(caller_deinit)
-        Caller caller = {};
+        _cleanup_(caller_deinit) Caller caller = {};
 
         client->asking = sd_bus_slot_unref(client->asking);
         int r = credentials_read(reply, &caller);

@@ -190,8 +190,7 @@ static int token_allowed(Call *call);
 /* Reads the arguments; runs twice: before polkit is asked, and for good. */
 static int token_read(Call *call, bool for_good) {
         TokenRequest request = {.lifetime_usec = TOKEN_LIFETIME_USEC, .uses = 1};
-        _cleanup_(strv_freep)
-        char **addresses = NULL;
+        _cleanup_(strv_freep) char **addresses = NULL;
         const char *class = "member";
         uint64_t flags;
         char why[256];
@@ -428,8 +427,7 @@ static int append_member(const AgentMember *m, void *userdata) {
 }
 
 static int list_members(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         int r;
 
         if (!call_may(call, GUARD_CLUSTER_READ, NULL))

@@ -51,8 +51,7 @@ static int append_string(sd_bus_message *m, char ***strv, size_t *n) {
 }
 
 static int read_strings(sd_bus_message *m, char ***ret) {
-        _cleanup_(strv_freep)
-        char **strv = calloc(1, sizeof(char *));
+        _cleanup_(strv_freep) char **strv = calloc(1, sizeof(char *));
         size_t n = 0;
 
         if (!strv)
@@ -69,8 +68,7 @@ static int read_strings(sd_bus_message *m, char ***ret) {
 }
 
 static int read_dictionary(sd_bus_message *m, char ***ret) {
-        _cleanup_(strv_freep)
-        char **strv = calloc(1, sizeof(char *));
+        _cleanup_(strv_freep) char **strv = calloc(1, sizeof(char *));
         size_t n = 0;
 
         if (!strv)

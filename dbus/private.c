@@ -192,8 +192,7 @@ static bool room_for(Bus *bus, uid_t uid) {
 }
 
 static int welcome(Bus *bus, int *fd) {
-        _cleanup_(caller_deinit)
-        Caller caller = {};
+        _cleanup_(caller_deinit) Caller caller = {};
         Client *client;
 
         int r = credentials_of_socket(*fd, &caller);
@@ -242,8 +241,7 @@ static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, vo
         Bus *bus = userdata;
 
         for (int i = 0; i < ACCEPTS_PER_WAKE; i++) {
-                _cleanup_(closep)
-                int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+                _cleanup_(closep) int fd = accept4(listen_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
                 if (fd < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
                         return 0;
                 if (fd < 0 && (errno == EMFILE || errno == ENFILE || errno == ENOMEM || errno == ENOBUFS))

@@ -351,8 +351,7 @@ static void strv_freep_n(char ***strv) {
 }
 
 int bus_adopt_fds(Bus *bus) {
-        _cleanup_(strv_freep_n)
-        char **names = NULL;
+        _cleanup_(strv_freep_n) char **names = NULL;
         int adopted = 0;
 
         int n = sd_listen_fds_with_names(false, &names);

@@ -69,8 +69,7 @@ static bool address_fine(Call *call, const char *address, Instance *instance) {
 /* Reads the options that follow in the message. False after having answered. */
 static bool read_wanted(Call *call, const char *name, uint16_t port, Wanted *wanted) {
         Instance *instance = &wanted->instance;
-        _cleanup_(strv_freep)
-        char **text = NULL, **properties = NULL;
+        _cleanup_(strv_freep) char **text = NULL, **properties = NULL;
         const char *address = NULL;
         char why[256];
         AgentStatus status;
@@ -158,8 +157,7 @@ static bool place_is_free(Call *call, const char *path, const char *unit) {
 /* ---- Register ---- */
 
 static int register_fd(Call *call) {
-        _cleanup_(wanted_deinit)
-        Wanted wanted = {};
+        _cleanup_(wanted_deinit) Wanted wanted = {};
         const char *name;
         uint16_t port;
 
@@ -271,8 +269,7 @@ static void on_owned(const RequestAnswer *answer, void *userdata) {
 }
 
 static int register_unit(Call *call) {
-        _cleanup_(wanted_deinit)
-        Wanted wanted = {};
+        _cleanup_(wanted_deinit) Wanted wanted = {};
         const char *name, *unit, *invocation;
         char tag[OWNER_TAG_BYTES + 1];
         Request *request = NULL;
@@ -327,8 +324,7 @@ static int append_unit(const char *path, const char *tag, void *userdata) {
 }
 
 static int list_units(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         int r;
 
         if (!call_may(call, GUARD_REGISTER_UNIT, NULL))
@@ -351,8 +347,7 @@ typedef struct Page {
 
 static int append_instance(const AgentEntry *entry, void *userdata) {
         Page *page = userdata;
-        _cleanup_(freep)
-        char *json = NULL;
+        _cleanup_(freep) char *json = NULL;
         Instance i;
 
         snprintf(page->last, sizeof(page->last), "%s", entry->path);
@@ -369,8 +364,7 @@ static int append_instance(const AgentEntry *entry, void *userdata) {
 }
 
 static int look_list(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         char subtree[LIMIT_PATH_BYTES + 1];
         bool more = false;
         int r;
@@ -466,8 +460,7 @@ static int append_endpoints(sd_bus_message *reply, const Found *found) {
 }
 
 static int look_resolve(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Found found = {};
 
         int r = collect_all(call_agent(call), call->path, &found);

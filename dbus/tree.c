@@ -83,8 +83,7 @@ static int no_such_entry(Call *call) {
 }
 
 static int look_get(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         AgentEntry entry;
 
         int r = agent_get(call_agent(call), call->path, &entry);
@@ -123,8 +122,7 @@ static int get(Call *call) {
 }
 
 static int look_get_text(Call *call) {
-        _cleanup_(freep)
-        char *text = NULL;
+        _cleanup_(freep) char *text = NULL;
         AgentEntry entry;
 
         int r = agent_get(call_agent(call), call->path, &entry);
@@ -260,8 +258,7 @@ static int append_entry(const AgentEntry *entry, void *userdata) {
 }
 
 static int look_list(Call *call) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Agent *agent = call_agent(call);
         bool more = false;
         int r;

@@ -10,8 +10,7 @@
 
 int credentials_ask(sd_bus *bus, const char *name, sd_bus_message_handler_t done, void *userdata,
                     sd_bus_slot **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
 
         int r = sd_bus_message_new_method_call(bus, &m, "org.freedesktop.DBus", "/org/freedesktop/DBus",
                                                "org.freedesktop.DBus", "GetConnectionCredentials");

@@ -9,8 +9,7 @@ enum { CHECK_ALLOW_USER_INTERACTION = 1 };
 
 int polkit_ask(sd_bus *bus, const char *sender, const char *action, bool interactive,
                sd_bus_message_handler_t done, void *userdata, sd_bus_slot **ret) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
 
         int r = sd_bus_message_new_method_call(bus, &m, "org.freedesktop.PolicyKit1",
                                                "/org/freedesktop/PolicyKit1/Authority",

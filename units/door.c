@@ -67,8 +67,7 @@ static int append_trigger(sd_bus_message *reply, const Unit *unit) {
 
 static int on_list_triggers(sd_bus_message *message, void *userdata, sd_bus_error *error) {
         Helper *helper = userdata;
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Unit *unit, *next;
 
         int r = sd_bus_message_new_method_return(message, &reply);
@@ -85,8 +84,7 @@ static int on_list_triggers(sd_bus_message *message, void *userdata, sd_bus_erro
 
 static int on_list_services(sd_bus_message *message, void *userdata, sd_bus_error *error) {
         Helper *helper = userdata;
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         Unit *unit, *next;
 
         int r = sd_bus_message_new_method_return(message, &reply);
@@ -160,8 +158,7 @@ static int client_new(Door *door, int fd) {
         door->clients = new;
         door->n_clients++;
 
-        _cleanup_(client_freep)
-        Client *client = new;
+        _cleanup_(client_freep) Client *client = new;
         int r = sd_bus_new(&client->bus);
         if (r >= 0)
                 r = sd_bus_set_fd(client->bus, fd, fd);
@@ -236,8 +233,7 @@ static int listen_at(const char *path) {
 }
 
 int door_new(Door **ret, Helper *helper, const char *path) {
-        _cleanup_(door_freep)
-        Door *door = calloc(1, sizeof(Door));
+        _cleanup_(door_freep) Door *door = calloc(1, sizeof(Door));
         if (!door)
                 return -ENOMEM;
         *door = (Door){.helper = helper, .fd = listen_at(path)};

@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 
 int file_read(int directory_fd, const char *path, size_t max, Buffer *ret) {
-        _cleanup_(fd_close)
-        int fd = openat(directory_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        _cleanup_(fd_close) int fd =
+                openat(directory_fd, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
         struct stat st;
         if (fd < 0 || fstat(fd, &st) < 0)
                 return -errno;

@@ -154,8 +154,7 @@ int link_send(Link *link, sd_bus_message *message, sd_bus_slot **slot, sd_bus_me
 
 int link_call(Link *link, sd_bus_slot **slot, sd_bus_message_handler_t done, void *userdata,
               const char *path, const char *interface, const char *member, const char *types, ...) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *message = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *message = NULL;
         int r = link_message(link, &message, path, interface, member);
         if (r < 0)
                 return r;

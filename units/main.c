@@ -115,10 +115,8 @@ static void helper_deinit(Helper *helper) {
 }
 
 static int run(void) {
-        _cleanup_(helper_deinit)
-        Helper helper = {.state_fd = -1};
-        _cleanup_(door_freep)
-        Door *door = NULL;
+        _cleanup_(helper_deinit) Helper helper = {.state_fd = -1};
+        _cleanup_(door_freep) Door *door = NULL;
 
         int r = sd_event_default(&helper.event);
         if (r >= 0)

@@ -171,8 +171,7 @@ static int read_section(Helper *helper, const Facts *facts, Section *ret) {
 
         section_init(ret);
         for (size_t i = 0; i < facts->files.n; i++) {
-                _cleanup_(buffer_deinit)
-                Buffer content = {};
+                _cleanup_(buffer_deinit) Buffer content = {};
                 const char *path = facts->files.items[i];
                 int r = file_read(AT_FDCWD, path, UNITFILE_MAX_BYTES, &content);
                 if (r == -ENOENT) /* removed; PID 1 learns of it at the next daemon-reload */
@@ -275,8 +274,7 @@ static void ask_done(Ask *ask) {
 static int on_facts(sd_bus_message *message, void *userdata, sd_bus_error *error) {
         Ask *ask = userdata;
         Manager *manager = ask->manager;
-        _cleanup_(facts_deinit)
-        Facts facts = {};
+        _cleanup_(facts_deinit) Facts facts = {};
 
         int r = sd_bus_message_is_method_error(message, NULL) ? -sd_bus_message_get_errno(message)
                                                               : read_properties(message, &facts);
@@ -337,8 +335,7 @@ static bool is_asked(Manager *manager, const char *name) {
 
 static void ask_next(Manager *manager) {
         while (manager->candidates.n > 0 && manager->n_asks < ASK_AT_ONCE) {
-                _cleanup_(freep)
-                char *name = manager->candidates.items[--manager->candidates.n];
+                _cleanup_(freep) char *name = manager->candidates.items[--manager->candidates.n];
                 int r = ask(manager, name, "LoadUnit");
                 if (r < 0) {
                         scan_failed(manager, r, name);
@@ -501,10 +498,8 @@ static int on_reloading(sd_bus_message *message, void *userdata, sd_bus_error *e
 
 static int on_properties_changed(sd_bus_message *message, void *userdata, sd_bus_error *error) {
         Manager *manager = userdata;
-        _cleanup_(freep)
-        char *name = NULL;
-        _cleanup_(facts_deinit)
-        Facts facts = {};
+        _cleanup_(freep) char *name = NULL;
+        _cleanup_(facts_deinit) Facts facts = {};
         const char *interface;
 
         if (sd_bus_path_decode(sd_bus_message_get_path(message), UNIT_PATH, &name) <= 0)

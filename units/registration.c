@@ -137,8 +137,7 @@ static int append_properties(sd_bus_message *message, const Words *properties) {
                 r = sd_bus_message_open_container(message, 'a', "{ss}");
         for (size_t i = 0; r >= 0 && i < properties->n; i++) {
                 const char *item = properties->items[i], *equal = strchr(item, '=');
-                _cleanup_(freep)
-                char *key = strndup(item, (size_t)(equal - item));
+                _cleanup_(freep) char *key = strndup(item, (size_t)(equal - item));
                 r = key ? sd_bus_message_append(message, "{ss}", key, equal + 1) : -ENOMEM;
         }
         for (int i = 0; r >= 0 && i < 3; i++)
@@ -162,8 +161,7 @@ static int append_options(sd_bus_message *message, const Section *section) {
 }
 
 static int do_register(Registration *registration) {
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *message = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *message = NULL;
         Unit *unit = registration->unit;
         const Section *section = &unit->section;
         Link *link = &unit->helper->agent_link;

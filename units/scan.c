@@ -48,8 +48,7 @@ static int note(Words *words, const char *text, size_t size) {
 
 /* Unreadable counts as marked: PID 1 may read it, and then the person shall hear that we cannot. */
 static bool file_is_marked(int directory_fd, const char *name) {
-        _cleanup_(buffer_deinit)
-        Buffer content = {};
+        _cleanup_(buffer_deinit) Buffer content = {};
         int r = file_read(directory_fd, name, UNITFILE_MAX_BYTES, &content);
         if (r < 0)
                 return r != -ENOENT && r != -EINVAL && r != -ELOOP && r != -ENXIO;
@@ -70,8 +69,7 @@ static DIR *open_directory(int directory_fd, const char *name) {
 }
 
 static bool drop_ins_are_marked(int directory_fd, const char *name) {
-        _cleanup_(close_directory)
-        DIR *directory = open_directory(directory_fd, name);
+        _cleanup_(close_directory) DIR *directory = open_directory(directory_fd, name);
         for (struct dirent *entry; directory && (entry = readdir(directory));) {
                 size_t n = strlen(entry->d_name);
                 if (n > 5 && strcmp(entry->d_name + n - 5, ".conf") == 0 &&
@@ -116,8 +114,7 @@ static int look_at(Marks *marks, int directory_fd, const char *name) {
 
 int scan_directories(Marks *marks, const Words *directories) {
         for (size_t i = 0; i < directories->n; i++) {
-                _cleanup_(close_directory)
-                DIR *directory = open_directory(AT_FDCWD, directories->items[i]);
+                _cleanup_(close_directory) DIR *directory = open_directory(AT_FDCWD, directories->items[i]);
                 for (struct dirent *entry; directory && (entry = readdir(directory));) {
                         int r = look_at(marks, dirfd(directory), entry->d_name);
                         if (r < 0)
@@ -150,8 +147,7 @@ int scan_unit(Marks *marks, const Words *directories, const char *unit) {
         bool instance = template_of(unit, template);
 
         for (size_t i = 0; i < directories->n; i++) {
-                _cleanup_(fd_close)
-                int fd = open(directories->items[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+                _cleanup_(fd_close) int fd = open(directories->items[i], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
                 if (fd < 0)
                         continue;
                 int r = look_at_name(marks, fd, unit);

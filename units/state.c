@@ -79,8 +79,7 @@ static bool parse(State *state, char *text) {
 }
 
 int state_load(State *ret, int directory_fd, const char *unit) {
-        _cleanup_(buffer_deinit)
-        Buffer text = {};
+        _cleanup_(buffer_deinit) Buffer text = {};
 
         *ret = (State){};
         int r = file_read(directory_fd, unit, STATE_MAX, &text);
@@ -131,16 +130,14 @@ int state_save(const State *state, int directory_fd, const char *unit) {
         size_t size;
         assert(state->cluster[0]);
 
-        _cleanup_(freep)
-        char *text = print(state, &size);
+        _cleanup_(freep) char *text = print(state, &size);
         if (!text)
                 return -ENOMEM;
         /* A unit's name never begins with ".#". */
         if ((size_t)snprintf(temporary, sizeof(temporary), ".#%s", unit) >= sizeof(temporary))
                 return -ENAMETOOLONG;
 
-        _cleanup_(fd_close)
-        int fd =
+        _cleanup_(fd_close) int fd =
                 openat(directory_fd, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0)
                 return -errno;

@@ -38,7 +38,8 @@
 #define LIMIT_TURN_EVENTS       256  /* events noted before the turn is called anyway */
 
 /* The front door. Per client and per user, so that a flood is the flooder's trouble; root counts per client
- * only. Many users together get half of what all share: root, and so the unit helper, is never locked out. */
+ * only. Many users together get half of what all share: root, and so the unit helper, is never locked out.
+ */
 #define LIMIT_OF_STRANGERS(limit)     ((limit) / 2)
 #define LIMIT_CALLS                   8192 /* calls that wait for an answer, all clients together */
 #define LIMIT_CALLS_PER_UID           2048

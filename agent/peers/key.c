@@ -65,8 +65,7 @@ int key_hash_of(const X509 *certificate, uint8_t ret[static KEY_HASH_BYTES]) {
 
 /* 0 and no BIO when there is no such file. */
 static int file_read(int directory, const char *name, BIO **ret) {
-        _cleanup_(closep)
-        int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+        _cleanup_(closep) int fd = openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
         if (fd < 0)
                 return errno == ENOENT ? 0 : -errno;
         uint8_t bytes[KEY_FILE_BYTES];
@@ -75,8 +74,7 @@ static int file_read(int directory, const char *name, BIO **ret) {
                 return -errno;
         if (n == 0 || n == sizeof(bytes))
                 return -EBADMSG;
-        _cleanup_(bio_freep)
-        BIO *bio = BIO_new(BIO_s_mem());
+        _cleanup_(bio_freep) BIO *bio = BIO_new(BIO_s_mem());
         bool whole = bio && BIO_write(bio, bytes, (int)n) == n;
         OPENSSL_cleanse(bytes, sizeof(bytes));
         if (!whole)
@@ -105,8 +103,8 @@ static int file_write(int directory, const char *name, BIO *content) {
         char temporary[64];
         snprintf(temporary, sizeof(temporary), "%s.new", name);
 
-        _cleanup_(closep)
-        int fd = openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
+        _cleanup_(closep) int fd =
+                openat(directory, temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
         if (fd < 0)
                 return -errno;
         int r = fchmod(fd, 0600) < 0 ? -errno : write_all(fd, data, (size_t)size);
@@ -138,8 +136,7 @@ static int certificate_make(EVP_PKEY *pkey, X509 **ret) {
 
 static int pkey_create(int directory, EVP_PKEY **ret) {
         EVP_PKEY *pkey = EVP_PKEY_Q_keygen(NULL, NULL, "ED25519");
-        _cleanup_(bio_freep)
-        BIO *bio = BIO_new(BIO_s_secmem());
+        _cleanup_(bio_freep) BIO *bio = BIO_new(BIO_s_secmem());
         if (!bio)
                 bio = BIO_new(BIO_s_mem());
         int r = pkey && bio && PEM_write_bio_PrivateKey(bio, pkey, NULL, NULL, 0, NULL, NULL) ? 0 : -ENOMEM;
@@ -158,8 +155,7 @@ static int certificate_create(int directory, EVP_PKEY *pkey, X509 **ret) {
         int r = certificate_make(pkey, &certificate);
         if (r < 0)
                 return r;
-        _cleanup_(bio_freep)
-        BIO *bio = BIO_new(BIO_s_mem());
+        _cleanup_(bio_freep) BIO *bio = BIO_new(BIO_s_mem());
         r = bio && PEM_write_bio_X509(bio, certificate) ? file_write(directory, CERT_FILE, bio) : -ENOMEM;
         if (r < 0) {
                 X509_free(certificate);
@@ -170,8 +166,7 @@ static int certificate_create(int directory, EVP_PKEY *pkey, X509 **ret) {
 }
 
 static int key_load(Key *key, int directory) {
-        _cleanup_(bio_freep)
-        BIO *pkey = NULL, *certificate = NULL;
+        _cleanup_(bio_freep) BIO *pkey = NULL, *certificate = NULL;
         int r = file_read(directory, KEY_FILE, &pkey);
         if (r < 0)
                 return r;
@@ -191,12 +186,10 @@ static int key_load(Key *key, int directory) {
 }
 
 int key_load_or_create(Key **ret, const char *path) {
-        _cleanup_(closep)
-        int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+        _cleanup_(closep) int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
         if (directory < 0)
                 return -errno;
-        _cleanup_(key_freep)
-        Key *key = calloc(1, sizeof(*key));
+        _cleanup_(key_freep) Key *key = calloc(1, sizeof(*key));
         if (!key)
                 return -ENOMEM;
 

@@ -12,8 +12,7 @@
 static int conf_append(Raft *raft, const Conf *conf) {
         uint8_t bytes[CONF_BYTES_MAX];
         size_t size = conf_encode(conf, bytes);
-        _cleanup_(entry_unrefp)
-        Entry *entry = entry_new(ENTRY_CONF, 0, 0, bytes, (uint32_t)size);
+        _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_CONF, 0, 0, bytes, (uint32_t)size);
         if (!entry) {
                 raft->failed = true;
                 return -ENOMEM;

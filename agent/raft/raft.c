@@ -45,8 +45,7 @@ int raft_done(Raft *raft, int r) {
 int raft_new(Raft **ret, const RaftOptions *options) {
         assert(options->id != 0 && options->election_usec > 0 && options->heartbeat_usec > 0);
 
-        _cleanup_(raft_freep)
-        Raft *raft = calloc(1, sizeof(Raft));
+        _cleanup_(raft_freep) Raft *raft = calloc(1, sizeof(Raft));
         if (!raft)
                 return -ENOMEM;
         raft->options = *options;

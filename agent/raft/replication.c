@@ -181,8 +181,7 @@ int leader_append(Raft *raft, Entry *entry) {
 }
 
 static void append_noop(Raft *raft) {
-        _cleanup_(entry_unrefp)
-        Entry *entry = entry_new(ENTRY_NOOP, 0, 0, NULL, 0);
+        _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_NOOP, 0, 0, NULL, 0);
         if (!entry)
                 raft->failed = true;
         else

@@ -101,8 +101,7 @@ static int build_member(Tree *tree, Bytes key, Bytes body) {
 }
 
 static int build_requests(Tree *tree, Bytes key, Bytes body) {
-        _cleanup_(request_row_freep)
-        RequestRow *row = NULL;
+        _cleanup_(request_row_freep) RequestRow *row = NULL;
         int r = request_decode(key, body, &row);
         return r != 0 ? r : request_index(tree, row);
 }

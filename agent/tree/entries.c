@@ -399,8 +399,7 @@ static int names_delete(Apply *apply, const Buffer *names, bool count) {
 }
 
 int entries_end_owned(Apply *apply, uint64_t host) {
-        _cleanup_(buffer_deinit)
-        Buffer names = {};
+        _cleanup_(buffer_deinit) Buffer names = {};
         size_t n;
         int r = names_owned(apply->tree, host, 0, &names, &n);
         return r != 0 ? r : names_delete(apply, &names, false);
@@ -508,8 +507,7 @@ int apply_set(Apply *apply) {
 static int apply_delete_subtree(Apply *apply) {
         const char *subtree = apply->command->path;
         Tree *tree = apply->tree;
-        _cleanup_(buffer_deinit)
-        Buffer names = {};
+        _cleanup_(buffer_deinit) Buffer names = {};
         size_t n;
         Range range;
         uint64_t id;
@@ -848,8 +846,7 @@ int tree_changed(Tree *tree, const char *subtree, uint64_t *ret_revision) {
 
 int tree_owned(Tree *tree, uint64_t host, uint64_t generation, int (*each)(const TreeEntry *, void *),
                void *userdata) {
-        _cleanup_(buffer_deinit)
-        Buffer names = {};
+        _cleanup_(buffer_deinit) Buffer names = {};
         size_t n;
         int r = names_owned(tree, host, generation, &names, &n);
         if (r != 0)

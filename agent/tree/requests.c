@@ -114,8 +114,7 @@ static int request_parse(Bytes body, RequestRow *row) {
 int request_decode(Bytes key, Bytes body, RequestRow **ret) {
         if (key.size != 16)
                 return TREE_ROTTEN;
-        _cleanup_(request_row_freep)
-        RequestRow *row = calloc(1, sizeof(RequestRow));
+        _cleanup_(request_row_freep) RequestRow *row = calloc(1, sizeof(RequestRow));
         if (!row)
                 return -ENOMEM;
         row->host = key_read(key.data);
@@ -412,8 +411,7 @@ TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
 
         uint8_t key[16];
         Bytes body;
-        _cleanup_(request_row_freep)
-        RequestRow *row = NULL;
+        _cleanup_(request_row_freep) RequestRow *row = NULL;
         request_key(key, host, incarnation);
         r = record_get(tree, RECORD_REQUESTS, BYTES(key, 16), &body);
         if (r == 0)

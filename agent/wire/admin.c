@@ -25,8 +25,7 @@ int wire_admin_request_encode(const AdminRequest *request, Buffer *to) {
 }
 
 int wire_admin_request_decode(Bytes bytes, AdminRequest *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         int r = message_unpack(&treaty__v1__admin_request__descriptor, bytes, ADMIN_BYTES, &arena, &base);
@@ -47,8 +46,7 @@ int wire_admin_reply_encode(const AdminReply *reply, Buffer *to) {
 }
 
 int wire_admin_reply_decode(Bytes bytes, AdminReply *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         int r = message_unpack(&treaty__v1__admin_reply__descriptor, bytes, ADMIN_BYTES, &arena, &base);

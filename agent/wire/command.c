@@ -184,8 +184,7 @@ static int command_message_read(const Treaty__V1__Command *message, WireCommand 
 }
 
 int wire_command_decode(Bytes bytes, WireCommand *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *message;
 
         ret->arena = NULL;

@@ -13,8 +13,7 @@ int wire_follow_request_encode(const FollowRequest *request, Buffer *to) {
 }
 
 int wire_follow_request_decode(Bytes bytes, FollowRequest *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         int r = message_unpack(&treaty__v1__follow_request__descriptor, bytes, SMALL_BYTES, &arena, &base);
@@ -30,8 +29,7 @@ int wire_follow_batch_encode(const FollowBatch *batch, Buffer *to) {
                 return -EMSGSIZE;
 
         Treaty__V1__FollowBatch message = TREATY__V1__FOLLOW_BATCH__INIT;
-        _cleanup_(freep)
-        Treaty__V1__Entry **entries = NULL;
+        _cleanup_(freep) Treaty__V1__Entry **entries = NULL;
 
         PB_SET(&message, leader, batch->leader);
         PB_SET(&message, term, batch->term);
@@ -50,8 +48,7 @@ int wire_follow_batch_encode(const FollowBatch *batch, Buffer *to) {
 }
 
 int wire_follow_batch_decode(Bytes bytes, FollowBatch *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         *ret = (FollowBatch){};
@@ -92,8 +89,7 @@ int wire_snapshot_head_encode(const SnapshotHead *head, Buffer *to) {
 }
 
 int wire_snapshot_head_decode(Bytes bytes, SnapshotHead *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         int r = message_unpack(&treaty__v1__snapshot_head__descriptor, bytes, SMALL_BYTES, &arena, &base);

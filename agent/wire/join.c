@@ -25,8 +25,7 @@ int wire_join_request_encode(const JoinRequest *request, Buffer *to) {
 }
 
 int wire_join_request_decode(Bytes bytes, JoinRequest *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         int r = message_unpack(&treaty__v1__join_request__descriptor, bytes, JOIN_REQUEST_BYTES, &arena,
@@ -50,8 +49,7 @@ int wire_join_reply_encode(const JoinReply *reply, Buffer *to) {
                 return -EINVAL;
 
         Treaty__V1__JoinReply message = TREATY__V1__JOIN_REPLY__INIT;
-        _cleanup_(freep)
-        MemberMessage *members = calloc(JOIN_MEMBERS, sizeof(*members));
+        _cleanup_(freep) MemberMessage *members = calloc(JOIN_MEMBERS, sizeof(*members));
         Treaty__V1__Member *pointers[JOIN_MEMBERS];
         if (!members)
                 return -ENOMEM;
@@ -75,8 +73,7 @@ int wire_join_reply_encode(const JoinReply *reply, Buffer *to) {
 static int join_reply_members(const Treaty__V1__JoinReply *message, Member **ret) {
         if (message->n_member > JOIN_MEMBERS)
                 return -EBADMSG;
-        _cleanup_(freep)
-        Member *members = calloc(message->n_member + 1, sizeof(*members));
+        _cleanup_(freep) Member *members = calloc(message->n_member + 1, sizeof(*members));
         if (!members)
                 return -ENOMEM;
         for (size_t i = 0; i < message->n_member; i++) {
@@ -91,8 +88,7 @@ static int join_reply_members(const Treaty__V1__JoinReply *message, Member **ret
 }
 
 int wire_join_reply_decode(Bytes bytes, JoinReply *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *base;
 
         *ret = (JoinReply){};

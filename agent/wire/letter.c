@@ -73,8 +73,7 @@ static int letter_pack_raft(const RaftMessage *raft, Buffer *to) {
 
         Treaty__V1__Letter letter = TREATY__V1__LETTER__INIT;
         Treaty__V1__Raft message;
-        _cleanup_(freep)
-        Treaty__V1__Entry **entries = NULL;
+        _cleanup_(freep) Treaty__V1__Entry **entries = NULL;
 
         raft_message_init(&message, raft);
         if (raft->n_entries > 0) {
@@ -275,8 +274,7 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
 }
 
 int wire_letter_decode(Bytes bytes, WireLetter *ret) {
-        _cleanup_(arena_freep)
-        Arena *arena = NULL;
+        _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *message;
 
         ret->arena = NULL;

@@ -23,8 +23,7 @@ int message_unpack(const ProtobufCMessageDescriptor *descriptor, Bytes bytes, si
                    Arena **ret_arena, ProtobufCMessage **ret) {
         if (bytes.size > limit)
                 return -EBADMSG;
-        _cleanup_(arena_freep)
-        Arena *arena = arena_new(bytes.size);
+        _cleanup_(arena_freep) Arena *arena = arena_new(bytes.size);
         if (!arena)
                 return -ENOMEM;
         ProtobufCMessage *message = protobuf_c_message_unpack(descriptor, arena_allocator(arena), bytes.size,

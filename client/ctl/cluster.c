@@ -17,8 +17,7 @@ static bool is_well(const treaty_status *status) {
 }
 
 static int print_status_json(const Output *output, const treaty_status *status) {
-        _cleanup_(json_decrefp)
-        json_t *o = json_object();
+        _cleanup_(json_decrefp) json_t *o = json_object();
 
         if (!o || set_value(o, "ClusterId", json_string(status->cluster_id)) < 0 ||
             set_value(o, "HostId", json_string(status->host_id)) < 0 ||
@@ -59,8 +58,7 @@ static int print_status(const Output *output, const treaty_status *s) {
 }
 
 ExitCode verb_status(Ctl *ctl) {
-        _cleanup_(treaty_status_freep)
-        treaty_status *status = NULL;
+        _cleanup_(treaty_status_freep) treaty_status *status = NULL;
         int r = ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT);
 
         if (r >= 0)
@@ -101,8 +99,7 @@ ExitCode verb_wait_online(Ctl *ctl) {
                 return ctl_fail(ctl, r, "wait for quorum", "");
         (void)treaty_set_timeout(ctl->agent, 2 * USEC_PER_SEC);
         for (;;) {
-                _cleanup_(treaty_status_freep)
-                treaty_status *status = NULL;
+                _cleanup_(treaty_status_freep) treaty_status *status = NULL;
                 uint64_t passed;
 
                 r = treaty_get_status(ctl->agent, &status);
@@ -126,8 +123,7 @@ ExitCode verb_wait_online(Ctl *ctl) {
 
 static int each_member(const treaty_member *member, void *userdata) {
         json_t *rows = userdata, *addresses;
-        _cleanup_(json_decrefp)
-        json_t *row = json_object();
+        _cleanup_(json_decrefp) json_t *row = json_object();
 
         if (!row || set_value(row, "id", json_string(member->id)) < 0 ||
             set_value(row, "name", json_string(member->name)) < 0 ||
@@ -157,8 +153,7 @@ ExitCode verb_members(Ctl *ctl) {
                 {"applied", "APPLIED", .right = true},
                 {"addresses", "ADDRESSES"},
         };
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
+        _cleanup_(json_decrefp) json_t *rows = json_array();
         int r = rows ? ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT) : -ENOMEM;
 
         if (r >= 0)
@@ -181,8 +176,7 @@ static ExitCode print_token(const Ctl *ctl, const char *token) {
         const Output *output = &ctl->output;
 
         if (output->json != JSON_OFF) {
-                _cleanup_(json_decrefp)
-                json_t *answer = json_object();
+                _cleanup_(json_decrefp) json_t *answer = json_object();
                 if (!answer || set_value(answer, "token", json_string(token)) < 0)
                         return ctl_printed(-ENOMEM);
                 return ctl_printed(output_json(output, answer));
@@ -199,8 +193,7 @@ static ExitCode print_token(const Ctl *ctl, const char *token) {
 ExitCode verb_token(Ctl *ctl) {
         const char *addresses[GIVEN_MAX + 1] = {NULL};
         const CommandLine *cl = ctl->cl;
-        _cleanup_(freep)
-        char *token = NULL;
+        _cleanup_(freep) char *token = NULL;
         size_t n = 0;
         int r;
 
@@ -242,8 +235,7 @@ static char *read_token(const char *arg) {
 }
 
 ExitCode verb_join(Ctl *ctl) {
-        _cleanup_(freep)
-        char *token = read_token(ctl->cl->args[0]), *cluster = NULL;
+        _cleanup_(freep) char *token = read_token(ctl->cl->args[0]), *cluster = NULL;
         int r = token ? ctl_connect(ctl, JOIN_TIMEOUT_USEC) : -ENOMEM;
 
         if (r >= 0)
@@ -257,8 +249,7 @@ ExitCode verb_join(Ctl *ctl) {
                 return code;
         }
         if (ctl->output.json != JSON_OFF) {
-                _cleanup_(json_decrefp)
-                json_t *answer = json_object();
+                _cleanup_(json_decrefp) json_t *answer = json_object();
                 if (!answer || set_value(answer, "cluster_id", json_string(cluster)) < 0)
                         return ctl_printed(-ENOMEM);
                 return ctl_printed(output_json(&ctl->output, answer));

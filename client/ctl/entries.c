@@ -12,8 +12,7 @@ static int set_u64(json_t *object, const char *key, uint64_t n) {
 }
 
 json_t *entry_json(const treaty_entry *entry, bool values) {
-        _cleanup_(json_decrefp)
-        json_t *row = json_object();
+        _cleanup_(json_decrefp) json_t *row = json_object();
 
         if (!row || json_object_set_new(row, "path", json_string(entry->path)) < 0 ||
             (values && json_set_bytes(row, "value", entry->value, entry->value_size) < 0) ||
@@ -27,8 +26,7 @@ json_t *entry_json(const treaty_entry *entry, bool values) {
 /* ---- get ---- */
 
 static int print_entry(const Output *output, const treaty_entry *entry) {
-        _cleanup_(json_decrefp)
-        json_t *row = entry_json(entry, true);
+        _cleanup_(json_decrefp) json_t *row = entry_json(entry, true);
 
         if (!row || set_u64(row, "revision", entry->revision) < 0 ||
             set_u64(row, "age_usec", entry->age_usec) < 0 ||
@@ -46,8 +44,7 @@ static int print_value(const Output *output, const treaty_entry *entry) {
 }
 
 ExitCode verb_get(Ctl *ctl) {
-        _cleanup_(treaty_entry_freep)
-        treaty_entry *entry = NULL;
+        _cleanup_(treaty_entry_freep) treaty_entry *entry = NULL;
         const CommandLine *cl = ctl->cl;
         unsigned flags = cmdline_given(cl, OPTION_LINEARIZABLE) ? TREATY_LINEARIZABLE : 0;
         int r = ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT);
@@ -66,8 +63,7 @@ ExitCode verb_get(Ctl *ctl) {
 
 static ExitCode print_revision(const Ctl *ctl, uint64_t revision) {
         if (ctl->output.json != JSON_OFF) {
-                _cleanup_(json_decrefp)
-                json_t *answer = json_object();
+                _cleanup_(json_decrefp) json_t *answer = json_object();
                 if (!answer || set_u64(answer, "revision", revision) < 0)
                         return ctl_printed(-ENOMEM);
                 return ctl_printed(output_json(&ctl->output, answer));
@@ -79,8 +75,7 @@ static ExitCode print_revision(const Ctl *ctl, uint64_t revision) {
 
 /* All of standard input, if it fits into a value. */
 static int read_stdin(char **ret, size_t *ret_size) {
-        _cleanup_(freep)
-        char *value = malloc(TREATY_VALUE_MAX + 1);
+        _cleanup_(freep) char *value = malloc(TREATY_VALUE_MAX + 1);
         size_t size = 0;
 
         if (!value)
@@ -105,8 +100,7 @@ typedef int (*WriteValue)(const Ctl *ctl, const char *path, const void *value, s
                           uint64_t *ret_revision);
 
 static ExitCode write_value(Ctl *ctl, const char *doing, WriteValue write_it) {
-        _cleanup_(freep)
-        char *input = NULL;
+        _cleanup_(freep) char *input = NULL;
         const char *path = ctl->cl->args[0], *value = ctl->cl->args[1];
         size_t size = strlen(value);
         uint64_t revision;
@@ -171,8 +165,7 @@ typedef struct Listing {
 } Listing;
 
 static int print_line(const void *data, size_t size, const char *end) {
-        _cleanup_(freep)
-        char *text = escape_bytes(data, size, 0);
+        _cleanup_(freep) char *text = escape_bytes(data, size, 0);
         if (!text)
                 return -ENOMEM;
         return printf("%s%s\n", text, end) < 0 ? -EIO : 0;
@@ -234,10 +227,8 @@ ExitCode verb_list(Ctl *ctl) {
                 {"version", "VERSION", .right = true},
                 {"value", "VALUE", .shorten = true},
         };
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
-        _cleanup_(freep)
-        char *path = list_path(ctl->cl);
+        _cleanup_(json_decrefp) json_t *rows = json_array();
+        _cleanup_(freep) char *path = list_path(ctl->cl);
         Listing listing = {
                 .rows = rows,
                 .names = cmdline_given(ctl->cl, OPTION_NAMES) && ctl->output.json == JSON_OFF,
@@ -261,10 +252,8 @@ ExitCode verb_list(Ctl *ctl) {
 }
 
 ExitCode verb_tree(Ctl *ctl) {
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
-        _cleanup_(freep)
-        char *path = list_path(ctl->cl);
+        _cleanup_(json_decrefp) json_t *rows = json_array();
+        _cleanup_(freep) char *path = list_path(ctl->cl);
         Listing listing = {.rows = rows, .values = true};
         int r;
 
@@ -294,8 +283,7 @@ ExitCode verb_outcome(Ctl *ctl) {
         if (r < 0)
                 return ctl_fail(ctl, r, "ask for request", ctl->cl->args[0]);
         if (ctl->output.json != JSON_OFF) {
-                _cleanup_(json_decrefp)
-                json_t *answer = json_object();
+                _cleanup_(json_decrefp) json_t *answer = json_object();
                 if (!answer || json_object_set_new(answer, "state", json_string(words[fate])) < 0 ||
                     set_u64(answer, "revision", revision) < 0)
                         return ctl_printed(-ENOMEM);

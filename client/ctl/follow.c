@@ -55,8 +55,7 @@ static const char *kind_text(treaty_kind kind) {
 }
 
 static int print_event_json(const Output *output, const treaty_event *event) {
-        _cleanup_(json_decrefp)
-        json_t *row = json_object();
+        _cleanup_(json_decrefp) json_t *row = json_object();
 
         if (!row || json_object_set_new(row, "revision", json_u64(event->revision)) < 0 ||
             json_object_set_new(row, "kind", json_string(kind_text(event->kind))) < 0)
@@ -76,10 +75,8 @@ static int print_event_json(const Output *output, const treaty_event *event) {
 }
 
 static int print_event_line(const treaty_event *event, bool with_previous) {
-        _cleanup_(freep)
-        char *value = escape_bytes(event->value, event->value_size, 0);
-        _cleanup_(freep)
-        char *previous = escape_bytes(event->previous, event->previous_size, 0);
+        _cleanup_(freep) char *value = escape_bytes(event->value, event->value_size, 0);
+        _cleanup_(freep) char *previous = escape_bytes(event->previous, event->previous_size, 0);
 
         if (!value || !previous)
                 return -ENOMEM;
@@ -129,8 +126,7 @@ static int connect_without_deadline(Ctl *ctl) {
 }
 
 ExitCode verb_watch(Ctl *ctl) {
-        _cleanup_(treaty_watch_closep)
-        treaty_watch *watch = NULL;
+        _cleanup_(treaty_watch_closep) treaty_watch *watch = NULL;
         const CommandLine *cl = ctl->cl;
         const char *path = cl->n_args > 0 ? cl->args[0] : "/";
         unsigned flags = TREATY_WATCH_SUBTREE | TREATY_WATCH_RESUME |
@@ -153,8 +149,7 @@ static bool is_conditional(const CommandLine *cl) {
 
 /* Is the entry as asked? 1: yes, at *ret_revision; 0: no; negative. */
 static int is_met(Ctl *ctl, const char *path, uint64_t *ret_revision) {
-        _cleanup_(treaty_entry_freep)
-        treaty_entry *entry = NULL;
+        _cleanup_(treaty_entry_freep) treaty_entry *entry = NULL;
         const CommandLine *cl = ctl->cl;
         const char *value = cl->text[OPTION_VALUE];
         int r = treaty_get(ctl->agent, path, 0, 0, &entry);
@@ -206,8 +201,7 @@ static int wait_for_change(treaty_watch *watch, uint64_t deadline, uint64_t *ret
 }
 
 ExitCode verb_wait(Ctl *ctl) {
-        _cleanup_(treaty_watch_closep)
-        treaty_watch *watch = NULL;
+        _cleanup_(treaty_watch_closep) treaty_watch *watch = NULL;
         const CommandLine *cl = ctl->cl;
         const char *path = cl->args[0];
         bool conditional = is_conditional(cl);
@@ -239,8 +233,7 @@ ExitCode verb_wait(Ctl *ctl) {
                 return EXIT_TIMEOUT;
         }
         if (ctl->output.json != JSON_OFF) {
-                _cleanup_(json_decrefp)
-                json_t *answer = json_object();
+                _cleanup_(json_decrefp) json_t *answer = json_object();
                 if (!answer || json_object_set_new(answer, "revision", json_u64(revision)) < 0)
                         return ctl_printed(-ENOMEM);
                 return ctl_printed(output_json(&ctl->output, answer));

@@ -119,8 +119,7 @@ static char *base64(const uint8_t *p, size_t size) {
 }
 
 int json_set_bytes(json_t *object, const char *key, const void *data, size_t size) {
-        _cleanup_(freep)
-        char *encoded = NULL;
+        _cleanup_(freep) char *encoded = NULL;
         char name[64];
 
         if (utf8_is_valid(data, size))
@@ -200,8 +199,7 @@ static struct libscols_table *table_new(const Output *output, const Column *colu
 
 static int fill_cell(const Output *output, struct libscols_line *line, size_t i, const Column *column,
                      const json_t *row) {
-        _cleanup_(freep)
-        char *text = NULL;
+        _cleanup_(freep) char *text = NULL;
         const char *color;
 
         text = cell_text(json_object_get(row, column->key), output->full ? 0 : CELL_BYTES_MAX);
@@ -262,8 +260,7 @@ static int leaf_compare(const void *a, const void *b) {
 
 static int print_leaf(const Output *output, const char *indent, const char *branch, const char *name,
                       size_t size, const json_t *row) {
-        _cleanup_(freep)
-        char *text = NULL;
+        _cleanup_(freep) char *text = NULL;
         const json_t *value = row ? json_object_get(row, "value") : NULL;
 
         if (value) {
@@ -284,8 +281,7 @@ static int print_branches(const Output *output, const Leaf *leaves, size_t begin
                 const char *name = leaves[begin].path + at;
                 size_t size = strcspn(name, "/"), next = begin + 1;
                 bool own = name[size] == 0;
-                _cleanup_(freep)
-                char *deeper = NULL;
+                _cleanup_(freep) char *deeper = NULL;
                 int r;
 
                 while (next < end && strncmp(leaves[next].path + at, name, size) == 0 &&
@@ -306,8 +302,7 @@ static int print_branches(const Output *output, const Leaf *leaves, size_t begin
 }
 
 int output_tree(const Output *output, const char *path, const json_t *rows) {
-        _cleanup_(freep)
-        Leaf *leaves = NULL;
+        _cleanup_(freep) Leaf *leaves = NULL;
         size_t i, n = json_array_size(rows), at = strcmp(path, "/") == 0 ? 1 : strlen(path) + 1;
         bool own;
         int r;

@@ -17,8 +17,7 @@ static int set_value(json_t *object, const char *key, json_t *value) {
 }
 
 static int append_instance(json_t *rows, const treaty_instance *instance, bool listed) {
-        _cleanup_(json_decrefp)
-        json_t *row = json_object();
+        _cleanup_(json_decrefp) json_t *row = json_object();
         json_t *value = NULL;
 
         if (!row || (listed && set_value(row, "name", json_string(instance->name)) < 0) ||
@@ -56,8 +55,7 @@ static const Column columns[] = {
 };
 
 ExitCode verb_services(Ctl *ctl) {
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
+        _cleanup_(json_decrefp) json_t *rows = json_array();
         const char *name = ctl->cl->n_args > 0 ? ctl->cl->args[0] : "";
         int r = rows ? ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT) : -ENOMEM;
 
@@ -69,8 +67,7 @@ ExitCode verb_services(Ctl *ctl) {
 }
 
 ExitCode verb_resolve(Ctl *ctl) {
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
+        _cleanup_(json_decrefp) json_t *rows = json_array();
         int r = rows ? ctl_connect(ctl, TREATY_TIMEOUT_DEFAULT) : -ENOMEM;
 
         if (r >= 0)
@@ -241,7 +238,7 @@ static ExitCode hold(Registration *reg) {
 
 ExitCode verb_register(Ctl *ctl) {
         _cleanup_(registration_deinit)
-        Registration reg = {.ctl = ctl, .fd = -1, .signal_fd = -1, .again_usec = AGAIN_MIN_USEC};
+                Registration reg = {.ctl = ctl, .fd = -1, .signal_fd = -1, .again_usec = AGAIN_MIN_USEC};
         const CommandLine *cl = ctl->cl;
         const char *name = cl->args[0];
         uint64_t revision;

@@ -11,8 +11,7 @@
 #define UNITS_INTERFACE "org.treaty1.Units"
 
 static int open_units(sd_bus **ret) {
-        _cleanup_(sd_bus_close_unrefp)
-        sd_bus *bus = NULL;
+        _cleanup_(sd_bus_close_unrefp) sd_bus *bus = NULL;
         const char *socket = secure_getenv("TREATY_UNITS_SOCKET");
         char address[256];
         int r;
@@ -38,8 +37,7 @@ static json_t *time_json(uint64_t usec) {
 }
 
 static json_t *read_texts(sd_bus_message *reply) {
-        _cleanup_(json_decrefp)
-        json_t *texts = json_array();
+        _cleanup_(json_decrefp) json_t *texts = json_array();
         const char *text;
         int r = texts ? sd_bus_message_enter_container(reply, 'a', "s") : -ENOMEM;
 
@@ -105,8 +103,7 @@ static int read_rows(sd_bus_message *reply, const char *type, int (*read_row)(sd
         int r = sd_bus_message_enter_container(reply, 'a', type);
 
         while (r >= 0) {
-                _cleanup_(json_decrefp)
-                json_t *row = json_object();
+                _cleanup_(json_decrefp) json_t *row = json_object();
                 r = row ? read_row(reply, row) : -ENOMEM;
                 if (r <= 0)
                         break;
@@ -170,14 +167,10 @@ ExitCode verb_triggers(Ctl *ctl) {
                 {"state", "STATE", .color = color_state},
                 {"message", "MESSAGE"},
         };
-        _cleanup_(sd_bus_close_unrefp)
-        sd_bus *bus = NULL;
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *reply = NULL;
-        _cleanup_(sd_bus_error_free)
-        sd_bus_error error = SD_BUS_ERROR_NULL;
-        _cleanup_(json_decrefp)
-        json_t *rows = json_array();
+        _cleanup_(sd_bus_close_unrefp) sd_bus *bus = NULL;
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
+        _cleanup_(sd_bus_error_free) sd_bus_error error = SD_BUS_ERROR_NULL;
+        _cleanup_(json_decrefp) json_t *rows = json_array();
         bool of_services = cmdline_given(ctl->cl, OPTION_SERVICES);
         int r;
 

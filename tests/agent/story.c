@@ -456,8 +456,7 @@ static void flooded(const RequestAnswer *answer, void *userdata) {
 }
 
 static void flood(SimHost *host, const char *path, uint64_t n, size_t bytes, unsigned keys) {
-        _cleanup_(freep)
-        char *value = malloc(bytes + 1);
+        _cleanup_(freep) char *value = malloc(bytes + 1);
         assert(value);
         memset(value, 'x', bytes);
         story.flood_left = n;
@@ -942,8 +941,7 @@ static int compare(const char *path, bool rewrite, bool verbose) {
                 fprintf(stderr, "%s: cannot be read\n", path);
                 return 1;
         }
-        _cleanup_(freep)
-        char *before = read_all(in);
+        _cleanup_(freep) char *before = read_all(in);
         fclose(in);
         fflush(NULL);
         pid_t pid = fork();
@@ -952,8 +950,7 @@ static int compare(const char *path, bool rewrite, bool verbose) {
         int status = 0;
         (void)waitpid(pid, &status, 0);
         rewind(out);
-        _cleanup_(freep)
-        char *after = read_all(out);
+        _cleanup_(freep) char *after = read_all(out);
         fclose(out);
         if (!WIFEXITED(status) || WEXITSTATUS(status) != SIM_HELD) {
                 fprintf(stderr, "%s: ends too early\n%s", path, after);

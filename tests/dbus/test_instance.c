@@ -18,8 +18,7 @@ static void json_comes_back(void **state) {
                                    .ttl = UINT32_MAX};
         char *text[] = {(char *)"a=b", (char *)"ü\"", NULL};
         char *properties[] = {(char *)"path", (char *)"/healthz", NULL};
-        _cleanup_(freep)
-        char *json = NULL;
+        _cleanup_(freep) char *json = NULL;
         char path[128];
         Instance back;
 

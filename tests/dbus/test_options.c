@@ -72,11 +72,10 @@ static int read_all(sd_bus_message *m, Got *got) {
 }
 
 static void all_types_are_read(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = message("a{sv}", 6, "q", "q", 7, "t", "t", UINT64_C(1) << 40, "S", "as", 2, "x",
-                                    "y", "s", "s", "text", "D", "a{ss}", 1, "k", "v", "u", "u", 9u);
+        _cleanup_(got_deinit) Got got = {};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m =
+                message("a{sv}", 6, "q", "q", 7, "t", "t", UINT64_C(1) << 40, "S", "as", 2, "x", "y", "s",
+                        "s", "text", "D", "a{ss}", 1, "k", "v", "u", "u", 9u);
 
         assert_int_equal(read_all(m, &got), 0);
         assert_int_equal(got.q, 7);
@@ -92,10 +91,8 @@ static void all_types_are_read(void **state) {
 }
 
 static void none_leaves_defaults(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {.t = 5};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = message("a{sv}", 0);
+        _cleanup_(got_deinit) Got got = {.t = 5};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = message("a{sv}", 0);
 
         assert_int_equal(read_all(m, &got), 0);
         assert_int_equal(got.t, 5);
@@ -103,40 +100,33 @@ static void none_leaves_defaults(void **state) {
 }
 
 static void misspelt_names_are_refused(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = message("a{sv}", 1, "tt", "t", UINT64_C(1));
+        _cleanup_(got_deinit) Got got = {};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = message("a{sv}", 1, "tt", "t", UINT64_C(1));
 
         assert_int_equal(read_all(m, &got), 1);
         assert_string_equal(got.text, "The option \"tt\" is not known to this method.");
 }
 
 static void doubled_names_are_refused(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = message("a{sv}", 2, "S", "as", 1, "x", "S", "as", 1, "y");
+        _cleanup_(got_deinit) Got got = {};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m =
+                message("a{sv}", 2, "S", "as", 1, "x", "S", "as", 1, "y");
 
         assert_int_equal(read_all(m, &got), 1);
         assert_string_equal(got.text, "The option \"S\" is given twice.");
 }
 
 static void wrong_types_are_refused(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = message("a{sv}", 1, "t", "s", "5");
+        _cleanup_(got_deinit) Got got = {};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = message("a{sv}", 1, "t", "s", "5");
 
         assert_int_equal(read_all(m, &got), 1);
         assert_string_equal(got.text, "The option \"t\" is of type s, but must be of type t.");
 }
 
 static void endless_lists_are_refused(void **state) {
-        _cleanup_(got_deinit)
-        Got got = {};
-        _cleanup_(sd_bus_message_unrefp)
-        sd_bus_message *m = NULL;
+        _cleanup_(got_deinit) Got got = {};
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *m = NULL;
 
         assert_true(sd_bus_message_new_method_call(bus, &m, NULL, "/", "a.b", "C") >= 0);
         assert_true(sd_bus_message_open_container(m, 'a', "{sv}") >= 0);

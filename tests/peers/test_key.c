@@ -33,8 +33,7 @@ static int teardown(void **state) {
 }
 
 static void test_key_is_made_once(void **state) {
-        _cleanup_(key_freep)
-        Key *first = NULL, *again = NULL;
+        _cleanup_(key_freep) Key *first = NULL, *again = NULL;
         struct stat st;
         assert_int_equal(key_load_or_create(&first, directory), 0);
         assert_int_equal(key_load_or_create(&again, directory), 0);
@@ -47,8 +46,7 @@ static void test_key_is_made_once(void **state) {
 
 /* Power went between the two files: the identity is the key. */
 static void test_certificate_is_made_again(void **state) {
-        _cleanup_(key_freep)
-        Key *first = NULL, *again = NULL;
+        _cleanup_(key_freep) Key *first = NULL, *again = NULL;
         assert_int_equal(key_load_or_create(&first, directory), 0);
         assert_int_equal(unlink(file("host.crt")), 0);
         assert_int_equal(key_load_or_create(&again, directory), 0);
@@ -56,8 +54,7 @@ static void test_certificate_is_made_again(void **state) {
 }
 
 static void test_files_that_do_not_fit(void **state) {
-        _cleanup_(key_freep)
-        Key *first = NULL, *second = NULL, *none = NULL;
+        _cleanup_(key_freep) Key *first = NULL, *second = NULL, *none = NULL;
         char other[80];
         assert_int_equal(key_load_or_create(&first, directory), 0);
         snprintf(other, sizeof(other), "%s/other.crt", directory);

@@ -519,8 +519,7 @@ bool node_serve_snapshot(Table *table, Node *node, bool ok) {
 }
 
 int node_propose(Table *table, Node *node, const void *data, uint32_t size) {
-        _cleanup_(entry_unrefp)
-        Entry *entry = entry_new(ENTRY_COMMAND, 0, 0, data, size);
+        _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_COMMAND, 0, 0, data, size);
         return raft_propose(node->raft, entry, table->now);
 }
 

@@ -212,8 +212,7 @@ static void flood(Node *node, uint64_t n, uint64_t bytes) {
         uint64_t taken = 0;
         int r = 0;
         for (; taken < n && r == 0; taken += r == 0) {
-                _cleanup_(entry_unrefp)
-                Entry *entry = entry_new(ENTRY_COMMAND, 0, 0, NULL, (uint32_t)bytes);
+                _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_COMMAND, 0, 0, NULL, (uint32_t)bytes);
                 memset(entry->data, 'x', bytes);
                 r = raft_propose(node->raft, entry, story.table->now);
         }

@@ -9,8 +9,7 @@
 #include "agent/raft/logview.h"
 
 static void append(LogView *log, uint64_t term, EntryType type, const void *data, uint32_t size, bool keep) {
-        _cleanup_(entry_unrefp)
-        Entry *entry = entry_new(type, log->last + 1, term, data, size);
+        _cleanup_(entry_unrefp) Entry *entry = entry_new(type, log->last + 1, term, data, size);
         assert_int_equal(logview_append(log, entry, keep), 0);
 }
 
@@ -92,8 +91,7 @@ static void test_configurations(void **state) {
         assert_int_equal(logview_conf(&log)->conf.voters[0].id, 1);
         assert_int_equal(logview_conf(&log)->index, 3);
 
-        _cleanup_(entry_unrefp)
-        Entry *broken = entry_new(ENTRY_CONF, 12, 1, "\x02", 1);
+        _cleanup_(entry_unrefp) Entry *broken = entry_new(ENTRY_CONF, 12, 1, "\x02", 1);
         assert_int_equal(logview_append(&log, broken, true), -EBADMSG);
         assert_int_equal(log.last, 11);
         logview_deinit(&log);

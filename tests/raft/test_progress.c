@@ -11,8 +11,7 @@
 static void fill(LogView *log, const uint64_t *terms, size_t n) {
         assert_int_equal(logview_reset(log, 0, 0, &(Conf){.n_voters = 1, .voters = {{.id = 1}}}, 0), 0);
         for (size_t i = 0; i < n; i++) {
-                _cleanup_(entry_unrefp)
-                Entry *entry = entry_new(ENTRY_COMMAND, i + 1, terms[i], NULL, 0);
+                _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_COMMAND, i + 1, terms[i], NULL, 0);
                 assert_int_equal(logview_append(log, entry, true), 0);
         }
 }

@@ -29,8 +29,7 @@ static void test_replay_equals_live(void **state) {
                 want = strchr(want, '\n') + 1;
 
         for (size_t max_bytes = 1; max_bytes < 1000000; max_bytes *= 30) {
-                _cleanup_(buffer_deinit)
-                Buffer got = {};
+                _cleanup_(buffer_deinit) Buffer got = {};
                 uint64_t next = status.floor;
                 while (next <= status.revision) {
                         uint64_t from = next;
@@ -61,8 +60,7 @@ static void test_floor(void **state) {
         assert_int_equal(tree_commit(bench->tree), 0); /* rows go */
         assert_int_equal(tree_scrub(bench->tree), 0);
 
-        _cleanup_(buffer_deinit)
-        Buffer got = {};
+        _cleanup_(buffer_deinit) Buffer got = {};
         uint64_t next;
         assert_int_equal(tree_history(bench->tree, "/", 49, 100, 1 << 20, event_write, &got, &next),
                          TREE_COMPACTED);
@@ -138,8 +136,7 @@ static void test_scan_is_bounded(void **state) {
         for (int i = 0; i < TREE_SCAN_ROWS + 500; i++)
                 set(bench, "/busy", "v");
         set(bench, "/rare", "v");
-        _cleanup_(buffer_deinit)
-        Buffer got = {};
+        _cleanup_(buffer_deinit) Buffer got = {};
         uint64_t next = 1;
         assert_int_equal(
                 tree_history(bench->tree, "/rare", 1, UINT64_MAX - 1, 1 << 20, event_write, &got, &next), 0);

@@ -116,8 +116,7 @@ static void test_twins(void **state) {
         assert_int_equal(tree_snapshot_begin(bench->tree, &snapshot), 0);
         assert_int_equal(tree_build_begin(&bench->options, &build), 0);
         while (!done) {
-                _cleanup_(buffer_deinit)
-                Buffer chunk = {};
+                _cleanup_(buffer_deinit) Buffer chunk = {};
                 assert_int_equal(tree_snapshot_next(snapshot, &chunk, &done), 0);
                 assert_int_equal(tree_build_feed(build, BYTES(chunk.data, chunk.size)), 0);
         }
@@ -184,8 +183,7 @@ static void test_changed_bytes(void **state) {
         size_t refused = 0, equal = 0;
         for (int round = 0; round < 300; round++) {
                 size_t victim = round == 0 ? SIZE_MAX : random_below(&random, chunks.n);
-                _cleanup_(buffer_deinit)
-                Buffer changed = {};
+                _cleanup_(buffer_deinit) Buffer changed = {};
                 const Buffer *original = &chunks.chunks[round == 0 ? 0 : victim];
                 assert_int_equal(buffer_append(&changed, original->data, original->size), 0);
                 if (round > 0) /* the first one is good: else nothing is proved */
@@ -239,8 +237,7 @@ static void test_empty_and_given_up(void **state) {
         assert_int_equal(tree_snapshot_begin(bench->tree, &snapshot), 0);
         assert_int_equal(tree_build_begin(&bench->options, &build), 0);
         while (!done) {
-                _cleanup_(buffer_deinit)
-                Buffer chunk = {};
+                _cleanup_(buffer_deinit) Buffer chunk = {};
                 assert_int_equal(tree_snapshot_next(snapshot, &chunk, &done), 0);
                 assert_int_equal(tree_build_feed(build, BYTES(chunk.data, chunk.size)), 0);
         }
@@ -253,8 +250,7 @@ static void test_empty_and_given_up(void **state) {
         /* A pin does not outlive its tree. */
         assert_int_equal(tree_snapshot_begin(bench->tree, &snapshot), 0);
         bench_reopen(bench, false);
-        _cleanup_(buffer_deinit)
-        Buffer chunk = {};
+        _cleanup_(buffer_deinit) Buffer chunk = {};
         assert_int_equal(tree_snapshot_next(snapshot, &chunk, &done), -ESTALE);
         tree_snapshot_free(snapshot);
         assert_int_equal(tree_sweep(&bench->options, bench->name), 0);
