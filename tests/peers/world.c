@@ -7,6 +7,7 @@
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
+#include "agent/base/random.h"
 
 uint64_t msec_now(void) {
         struct timespec now;
@@ -139,15 +140,29 @@ void world_connect(World *world, unsigned n) {
         }
 }
 
+/* Below the range from which the kernel gives ports to whoever dials: a free one stays free until it is
+ * used. */
 static uint16_t port_find(void) {
-        struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-        socklen_t size = sizeof(address);
-        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-        int r = bind(fd, (struct sockaddr *)&address, size);
-        assert(r == 0);
-        getsockname(fd, (struct sockaddr *)&address, &size);
-        close(fd);
-        return ntohs(address.sin_port);
+        static Random random;
+        if (random.state == 0)
+                random.state = (uint64_t)getpid() << 20 ^ (uint64_t)time(NULL);
+
+        for (unsigned try = 0; try < 1000; try++) {
+                uint16_t port = (uint16_t)(20000 + random_below(&random, 10000));
+                struct sockaddr_in address = {
+                        .sin_family = AF_INET,
+                        .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+                        .sin_port = htons(port),
+                };
+                int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+                assert(fd >= 0);
+                int r = bind(fd, (struct sockaddr *)&address, sizeof(address));
+                close(fd);
+                if (r == 0)
+                        return port;
+        }
+        assert(!"no free port");
+        return 0;
 }
 
 void world_open(World *world) {
