@@ -337,8 +337,12 @@ static void plan_voters(Agent *agent) {
         memcpy(voters, plan.keep, plan.n_keep * sizeof(uint64_t));
         memcpy(voters + plan.n_keep, plan.add, n_add * sizeof(uint64_t));
         unsigned n = plan.n_keep + n_add;
-        if (n == 0 || n > LIMIT_VOTERS || same_voters(status->conf, voters, n))
+        if (n == 0 || n > LIMIT_VOTERS)
                 return;
+        if (same_voters(status->conf, voters, n)) {
+                roles->work_usec = agent->now_usec + 5 * WORK_USEC; /* all is as it should be */
+                return;
+        }
         /* One that leads only just has not heard yet who could take a place. */
         if (n < status->conf->n_voters && agent->now_usec - agent->leader_since_usec < FRESH_USEC)
                 return;

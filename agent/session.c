@@ -97,6 +97,10 @@ static void watch_sessions(Agent *agent) {
         Sessions *sessions = &agent->sessions;
         uint64_t gap = agent->now_usec - sessions->last_look_usec;
 
+        /* A look costs a walk through all sessions: often enough to be timely, no more. */
+        if (gap < agent->options.session_usec / 20)
+                return;
+
         sessions->last_look_usec = agent->now_usec;
         if (!hall_is_ready_leader(agent))
                 return;
