@@ -460,7 +460,8 @@ def test_a_client_that_does_not_read_its_replies(host):
         except (socket.timeout, OSError):
             pass
         host.call("Tree.SetText", "/quick", "x")
-        assert host.rss() - before < 96 * MIB, f"{host.rss() - before} bytes more"
+        # Without a bound 2,000 answers of 1 MiB would wait; copies and what malloc keeps come on top of the bound.
+        assert host.rss() - before < 256 * MIB, f"{host.rss() - before} bytes more"
 
 
 def test_unread_answers_that_are_not_ours_are_bounded(host):
