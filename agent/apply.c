@@ -3,6 +3,7 @@
 #include "hall.h"
 
 #include <string.h>
+#include "base/seen.h"
 
 #define APPLY_ENTRIES 1024 /* in one go; then letters and callers have their turn */
 #define APPLY_BYTES   (4 * 1024 * 1024)
@@ -129,6 +130,7 @@ static void apply_stopped(Agent *agent, int r) {
                 return;
         }
         if (r == TREE_FULL) {
+                SIM_SEEN("apply: no room for the tree");
                 /* SQLite has taken back the open transaction; its entries are still in memory, or are asked
                  * for again. */
                 tree_status(agent->tree, &agent->tree_status);

@@ -13,6 +13,7 @@
 #include "hall.h"
 
 #include <string.h>
+#include "base/seen.h"
 
 #define REQUEST_MARGIN_USEC USEC_PER_SEC /* no offer with less than this left */
 #define ANNOUNCE_USEC       (500 * USEC_PER_MSEC)
@@ -534,6 +535,7 @@ void requests_time_out(Agent *agent) {
                         continue;
                 request->state = REQUEST_UNKNOWN;
                 buffer_deinit(&request->encoded);
+                SIM_SEEN("request: told that its fate is unknown");
                 request_answer(request, ANSWER_UNKNOWN, NULL);
         }
 }

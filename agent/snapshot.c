@@ -9,6 +9,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include "base/seen.h"
 
 #define MAX_SENDS  4
 #define FETCH_USEC (10 * 60 * USEC_PER_SEC)
@@ -250,6 +251,7 @@ static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, v
                 return;
         }
         fetch->switch_seq = seq;
+        SIM_SEEN("snapshot: built, and about to be switched in");
 }
 
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign) {

@@ -10,6 +10,7 @@
 #include "hall.h"
 
 #include <string.h>
+#include "base/seen.h"
 
 #define ROUNDS           32 /* of one turn: news made by news; then the network has its turn */
 #define COMMIT_USEC      (100 * USEC_PER_MSEC)
@@ -60,6 +61,7 @@ static void hear_log(Agent *agent) {
         }
         if (full != agent->log_full) {
                 agent->log_full = full;
+                SIM_SEEN("turn: the log runs out of room, or finds some");
                 agent->status_dirty = true;
                 report_say(
                         &agent->report, full ? LOG_ERR : LOG_NOTICE,

@@ -14,6 +14,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include "../base/seen.h"
 
 typedef struct Walk {
         Recovery *recovery;
@@ -282,8 +283,10 @@ static int walk_all(Walk *walk) {
         int r = prove(walk, recovery->end, &proven);
         if (r < 0)
                 return r;
-        if (proven)
+        if (proven) {
+                SIM_SEEN("log: rot is told from tearing");
                 rot(walk, walk->at, recovery->end, "a record is broken");
+        }
         return 0;
 }
 

@@ -7,6 +7,7 @@
  * term and win by the answers to its first campaign;
  *  - every timeout is drawn anew. */
 #include "internal.h"
+#include "../base/seen.h"
 
 void election_draw(Raft *raft) {
         uint64_t window = MIN(SILENCE_USEC, raft->options.election_usec / 4) + 1;
@@ -117,6 +118,7 @@ void election_campaign(Raft *raft, bool force) {
                 return;
         }
         raft->role = RAFT_CANDIDATE;
+        SIM_SEEN("raft: campaign");
         raft->leader = 0;
         raft->heard = false;
         raft->force = force;
@@ -193,6 +195,7 @@ int election_receive_reply(Raft *raft, const RaftMessage *m) {
         if (m->refused && m->term > raft->term) {
                 if (!conf_is_voter(raft_conf(raft), m->from))
                         return RAFT_IGNORED;
+                SIM_SEEN("raft: a candidate learns a newer term from a refusal");
                 bool again = pre && raft->role == RAFT_PRECANDIDATE;
                 become_follower(raft, m->term, 0);
                 /* Only our term was old: ask again soon. It rose, so this cannot go on for ever. */
@@ -216,6 +219,7 @@ int election_receive_timeout_now(Raft *raft, const RaftMessage *m) {
                 return RAFT_IGNORED;
         if (!conf_is_voter(raft_conf(raft), raft->options.id) || store_is_stuck(raft))
                 return RAFT_IGNORED;
+        SIM_SEEN("raft: told to campaign at once");
         election_campaign(raft, true);
         return 0;
 }

@@ -3,6 +3,7 @@
  * or below what is committed. The leader's half counts a majority over what is on disk, its own disk
  * included, and only entries of its own term (section 5.4.2, R5). */
 #include "internal.h"
+#include "../base/seen.h"
 
 /* ── Follower ────────────────────────────────────────────────────────────────────────────────────────────
  */
@@ -385,6 +386,7 @@ static void want_snapshot(Raft *raft, Peer *peer) {
                 return;
         peer_probe(peer, peer->next);
         peer->state = PEER_SNAPSHOT;
+        SIM_SEEN("raft: a peer needs a snapshot");
         peer->snapshot_wanted = true;
 }
 

@@ -3,6 +3,7 @@
  * the log is durable once it is stored; a truncation lowers that in those still in flight, so the late
  * completion of a write that was replaced counts for nothing (RELIABILITY R23, "ABA"). */
 #include "internal.h"
+#include "../base/seen.h"
 
 /* The only place where a vote is forgotten, and only because its term is over (R3). */
 void set_term(Raft *raft, uint64_t term) {
@@ -35,6 +36,7 @@ bool store_is_stuck(const Raft *raft) {
 }
 
 void store_truncate(Raft *raft, uint64_t from) {
+        SIM_SEEN("raft: a tail is cut off");
         assert(from > raft->commit);
 
         if (from < raft->next_store) {

@@ -8,6 +8,7 @@
  *      ghost.c     what must be true
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
+ *      seen.c      which rare places were reached
  *      simulate.c  the plot of a run
  *
  * Nothing here may look at a real clock, at an address, or at anything else that differs between two runs.
@@ -22,7 +23,7 @@
 #define SEC       USEC_PER_SEC
 
 /* How a run ends: the process's exit status. */
-enum { SIM_HELD = 0, SIM_BROKEN = 1, SIM_USAGE = 2, SIM_STUCK = 3, SIM_ASSERTION = 134 };
+enum { SIM_HELD = 0, SIM_BROKEN = 1, SIM_USAGE = 2, SIM_STUCK = 3, SIM_UNSEEN = 4, SIM_ASSERTION = 134 };
 
 typedef struct SimHost SimHost;
 typedef struct SimConnection SimConnection;
@@ -179,6 +180,12 @@ void clients_own(SimHost *host);            /* after a start: what is wanted is 
 void clients_finally(SimHost *host);        /* one write, to show that it works */
 uint64_t clients_seen(void);                /* newest revision that anybody may rely on */
 uint64_t clients_count(void);
+
+/* ---- seen.c ---- */
+
+void seen_share(void);        /* before any run */
+void seen_add(void);          /* what this run saw */
+unsigned seen_tell(bool all); /* returns how many places nobody saw */
 
 /* ---- fault.c ---- */
 

@@ -4,9 +4,10 @@
  *
  *      simulate [-v] [--ticks N] SEED              a tick is 100 ms of virtual time
  *      simulate [--ticks N] [--twice] --seeds A-B  each in a process of its own
+ *      … --seen, --require-seen                    which rare places were reached; fails when one never was
  *
- * Exit status: 0 held, 1 a promise was broken, 2 usage, 3 liveness was lost, 134 an assertion failed. The
- * last line is the command that does it again. */
+ * Exit status: 0 held, 1 a promise was broken, 2 usage, 3 liveness was lost, 4 a rare place was not seen,
+ * 134 an assertion failed. The last line is the command that does it again. */
 #include "sim.h"
 
 #include <getopt.h>
@@ -331,19 +332,19 @@ static int run_many(uint64_t from, uint64_t to, uint64_t ticks, bool twice, bool
 }
 
 static int usage(void) {
-        fprintf(stderr, "simulate [-v] [--ticks N] SEED | [-q] [--ticks N] [--twice] --seeds A-B\n");
+        fprintf(stderr,
+                "simulate [-v] [--ticks N] SEED | [-q] [--ticks N] [--twice] [--seen] [--require-seen] --seeds A-B\n");
         return SIM_USAGE;
 }
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                {"seeds", required_argument, NULL, 's'},
-                {"ticks", required_argument, NULL, 't'},
-                {"twice", no_argument, NULL, '2'},
-                {},
+                {"seeds", required_argument, NULL, 's'},  {"ticks", required_argument, NULL, 't'},
+                {"twice", no_argument, NULL, '2'},        {"seen", no_argument, NULL, 'e'},
+                {"require-seen", no_argument, NULL, 'E'}, {},
         };
         unsigned long long ticks = 600, from = 0, to = 0;
-        bool verbose = false, many = false, twice = false, quiet = false;
+        bool verbose = false, many = false, twice = false, quiet = false, seen = false, require_seen = false;
         for (int c; (c = getopt_long(argc, argv, "vq", options, NULL)) >= 0;)
                 switch (c) {
                 case 's':
@@ -357,6 +358,12 @@ int main(int argc, char **argv) {
                 case '2':
                         twice = true;
                         break;
+                case 'E':
+                        require_seen = true;
+                        break;
+                case 'e':
+                        seen = true;
+                        break;
                 case 'q':
                         quiet = true;
                         break;
@@ -366,8 +373,12 @@ int main(int argc, char **argv) {
                 default:
                         return usage();
                 }
-        if (many)
-                return run_many(from, to, ticks, twice, quiet);
+        if (many) {
+                seen_share();
+                int r = run_many(from, to, ticks, twice, quiet);
+                unsigned n_never = seen || require_seen ? seen_tell(seen) : 0;
+                return r != SIM_HELD ? r : require_seen && n_never > 0 ? SIM_UNSEEN : SIM_HELD;
+        }
         if (optind + 1 != argc)
                 return usage();
         run(strtoull(argv[optind], NULL, 10), ticks, verbose);

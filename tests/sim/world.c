@@ -123,6 +123,7 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
 }
 
 _Noreturn void finish(int status) {
+        seen_add();
         if (status != SIM_HELD)
                 show_lines();
         if (world.directory[0])
