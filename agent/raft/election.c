@@ -283,10 +283,12 @@ void transfer_continue(Raft *raft) {
         raft->transfer_sent = true;
 }
 
-/* A leader that is no longer a voter goes, and names its heir so that nobody waits for a timeout. */
+/* A leader that goes at once (no longer a voter, or its disk hangs) names its heir so that nobody waits for
+ * a timeout: who holds most, be it less than we. Should another hold still more, the heir loses, and it is
+ * as if nobody had been named. */
 void transfer_hand_over(Raft *raft) {
         Peer *peer = best_heir(raft);
-        if (peer && peer->match == raft->log.last)
+        if (peer)
                 send_timeout_now(raft, peer->id);
 }
 

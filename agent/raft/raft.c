@@ -128,9 +128,8 @@ int raft_start(Raft *raft, uint64_t commit, uint64_t now_usec) {
         for (size_t i = 0; i < raft->log.n_confs; i++)
                 raft->keeps_log |= conf_is_voter(&raft->log.confs[i].conf, raft->options.id);
         if (raft->keeps_log) {
-                set_term(raft, MAX(raft->term, logview_last_term(&raft->log)));
-                if (raft->log.last == raft->log.base_index)
-                        base_term_spent(raft, raft->log.base_term);
+                if (raft->log.last == raft->log.base_index || raft->term < logview_last_term(&raft->log))
+                        base_term_spent(raft, logview_last_term(&raft->log));
         }
         raft_refresh_role(raft);
 

@@ -241,8 +241,13 @@ void leader_commit(Raft *raft) {
 void leader_time(Raft *raft) {
         if (raft->role != RAFT_LEADER)
                 return;
-        if (store_is_stuck(raft) ||
-            raft->now - raft_quorum(raft, value_contact) > 2 * raft->options.election_usec) {
+        if (store_is_stuck(raft)) {
+                /* Whoever can write should lead, and need not wait for a timeout of his own (R19). */
+                transfer_hand_over(raft);
+                become_follower(raft, raft->term, 0);
+                return;
+        }
+        if (raft->now - raft_quorum(raft, value_contact) > 2 * raft->options.election_usec) {
                 become_follower(raft, raft->term, 0);
                 return;
         }

@@ -314,8 +314,10 @@ static void node_apply(Table *table, Node *node, const RaftStatus *status) {
                 uint64_t index = ++node->applied;
                 Entry *entry = raft_entry(node->raft, index);
                 assert(entry && entry->index == index);
-                if (!table->committed[index])
+                if (!table->committed[index]) {
                         table->committed[index] = entry_ref(entry);
+                        table->committed_in[index] = status->term;
+                }
                 const Entry *truth = table->committed[index];
                 assert(truth->term == entry->term && truth->type == entry->type);
                 assert(truth->size == entry->size && memcmp(truth->data, entry->data, entry->size) == 0);
@@ -324,17 +326,33 @@ static void node_apply(Table *table, Node *node, const RaftStatus *status) {
         raft_release(node->raft, node->applied);
 }
 
+/* Leader completeness (5.4.3) speaks of later terms only: a leader of an earlier term may come to office, or
+ * hear of its majority, when a later one has committed already. */
+static void check_complete(Table *table, const Node *node, const RaftStatus *status, uint64_t from) {
+        for (uint64_t i = MAX(status->base_index, from); i <= table->max_commit; i++)
+                assert(table->committed[i] == NULL || table->committed_in[i] >= status->term ||
+                       raft_term_of(node->raft, i) == table->committed[i]->term);
+}
+
+/* When something is first committed, leaders of later terms that are in office already must have it too. */
+static void check_later_leaders(Table *table, uint64_t from) {
+        for (size_t i = 0; i < table->n_nodes; i++) {
+                RaftStatus status;
+                if (!table->nodes[i].raft)
+                        continue;
+                raft_status(table->nodes[i].raft, &status);
+                if (status.role == RAFT_LEADER)
+                        check_complete(table, table->nodes + i, &status, from);
+        }
+}
+
 static void check_leader(Table *table, const Node *node, const RaftStatus *status) {
         if (status->role != RAFT_LEADER || table->leader_of[status->term] == node->id)
                 return;
         assert(table->leader_of[status->term] == 0);
         table->leader_of[status->term] = node->id;
         table->n_elections++;
-        /* Leader completeness. What a deposed leader of an older term commits is covered by its own check.
-         */
-        for (uint64_t i = MAX(status->base_index, (uint64_t)1); i <= table->max_commit; i++)
-                assert(table->committed[i] == NULL ||
-                       raft_term_of(node->raft, i) == table->committed[i]->term);
+        check_complete(table, node, status, 1);
 }
 
 void table_check_logs(Table *table) {
@@ -415,10 +433,12 @@ void node_turn(Table *table, Node *node) {
         check_leader(table, node, &status);
         if (status.role != RAFT_PASSIVE)
                 node->promoted = false;
-        bool moved = status.commit > node->commit;
+        uint64_t before = node->commit;
         node_apply(table, node, &status);
-        if (moved && status.role == RAFT_LEADER)
+        if (node->commit > before && status.role == RAFT_LEADER) {
                 check_quorum_durable(table, &status);
+                check_later_leaders(table, before + 1);
+        }
 }
 
 void node_store(Table *table, Node *node, size_t n) {

@@ -62,7 +62,8 @@ typedef struct Table {
         Conf first_conf;
         Letterbox *letters;
         size_t n_letters, letters_capacity;
-        Entry *committed[INDEX_END]; /* truth: what was committed at each index */
+        Entry *committed[INDEX_END];      /* truth: what was committed at each index … */
+        uint64_t committed_in[INDEX_END]; /* … and the term of the leader that first knew */
         uint64_t max_commit;
         uint64_t leader_of[TERMS_MAX];
         uint64_t vote_of[NODES_MAX + 1][TERMS_MAX];
