@@ -1,21 +1,13 @@
-/* treaty-load: what the agent can do when it is asked by many at once.
- *
- * N clients, each with a connection of its own to a private socket and one request in flight: when the
- * answer comes, the next question leaves (a closed loop, so nothing queues up here and a slow agent is asked
- * more slowly). All of them live in one thread, because on a small machine the clients' own wake-ups would
- * be most of what is measured. Latencies go into a histogram whose buckets are about 1.5 % wide, so an hour
- * costs the memory of a second. What is said on stdout is one line of JSON. */
+/* The loop. Latencies go into a histogram whose buckets are about 1.5 % wide, so an hour costs the memory of
+ * a second. What is said on stdout is one line of JSON. */
 #include <errno.h>
 #include <getopt.h>
 #include <inttypes.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <time.h>
-#include <systemd/sd-bus.h>
+#include "load.h"
 
 #define NSEC_PER_SEC    UINT64_C(1000000000)
 #define SUB_BITS        6 /* 64 buckets per power of two of nanoseconds */
@@ -23,34 +15,27 @@
 #define CLIENTS_MAX     4096
 #define VALUE_MAX       (1024 * 1024)
 #define EVENTS_PER_WAIT 64
-#define DRAIN_SECONDS   15 /* the agent answers everything within ten */
-
-typedef enum Verb { VERB_SET, VERB_GET, VERB_LINEARIZABLE, VERB_FILL } Verb;
-
-typedef struct Load Load;
-
-typedef struct Client {
-        Load *load;
-        sd_bus *bus;
-        uint64_t sent_nsec;
-        bool waiting;
-        int events; /* what epoll watches for */
-} Client;
+#define DRAIN_SECONDS   15 /* what was asked is answered within ten, or never */
 
 struct Load {
+        const Driver *driver;
         Verb verb;
-        unsigned n_clients, n_keys, value_size;
+        unsigned n_clients, n_links, n_keys, n_watchers, value_size;
         double seconds, warm_up;
         Client *clients;
+        Link **links, **watchers;
         uint8_t *value;
         int epoll_fd;
-        unsigned n_waiting, next_key;
+        unsigned n_waiting, next_key, n_watching, n_heard;
+        bool watch_written;
         uint64_t random;
         uint64_t measure_nsec, end_nsec; /* answers in between count; no question leaves after the end */
-        uint64_t buckets[BUCKETS], n, n_all, max_nsec, last_nsec;
+        uint64_t buckets[BUCKETS], n, n_all, max_nsec, first_nsec, last_nsec, gap_nsec;
         uint64_t n_errors;
         char error[256]; /* the first one */
 };
+
+static Load the_load = {.n_clients = 1, .n_keys = 10000, .value_size = 256, .seconds = 5, .warm_up = 1};
 
 static uint64_t now_nsec(void) {
         struct timespec ts;
@@ -58,9 +43,18 @@ static uint64_t now_nsec(void) {
         return (uint64_t)ts.tv_sec * NSEC_PER_SEC + (uint64_t)ts.tv_nsec;
 }
 
-static void die(const char *what, int r) {
-        fprintf(stderr, "treaty-load: %s: %s\n", what, strerror(-r));
+void load_die(const char *what, const char *why) {
+        fprintf(stderr, "%s-load: %s: %s\n", the_load.driver->name, what, why);
         exit(EXIT_FAILURE);
+}
+
+const uint8_t *load_value(const Load *load, size_t *ret_size) {
+        *ret_size = load->value_size;
+        return load->value;
+}
+
+void load_path(unsigned key, char ret[static 32]) {
+        snprintf(ret, 32, "/bench/%05u", key);
 }
 
 /* ---- The histogram ---- */
@@ -98,6 +92,8 @@ static void note(Load *load, uint64_t sent_nsec, uint64_t now) {
         uint64_t took = now - sent_nsec;
         load->buckets[bucket_of(took)]++;
         load->n++;
+        if (load->last_nsec != 0 && now - load->last_nsec > load->gap_nsec)
+                load->gap_nsec = now - load->last_nsec;
         load->last_nsec = now;
         if (took > load->max_nsec)
                 load->max_nsec = took;
@@ -108,167 +104,161 @@ static void note(Load *load, uint64_t sent_nsec, uint64_t now) {
 static unsigned choose_key(Load *load) {
         if (load->verb == VERB_FILL)
                 return load->next_key++;
+        if (load->verb == VERB_WATCH)
+                return 0;
         load->random ^= load->random << 13;
         load->random ^= load->random >> 7;
         load->random ^= load->random << 17;
         return (unsigned)(load->random % load->n_keys);
 }
 
-static int fill_message(Load *load, sd_bus_message *m) {
-        char path[32];
-
-        snprintf(path, sizeof(path), "/bench/%05u", choose_key(load));
-        int r = sd_bus_message_append(m, "s", path);
-        if (r >= 0 && (load->verb == VERB_SET || load->verb == VERB_FILL))
-                r = sd_bus_message_append_array(m, 'y', load->value, load->value_size);
-        return r < 0 ? r
-                     : sd_bus_message_append(m, "ta{sv}", (uint64_t)(load->verb == VERB_LINEARIZABLE), 0);
-}
-
-static int on_answer(sd_bus_message *answer, void *userdata, sd_bus_error *ret);
-
 static bool is_over(const Load *load) {
         return load->verb == VERB_FILL ? load->next_key >= load->n_keys : now_nsec() >= load->end_nsec;
 }
 
-static int ask(Client *client) {
-        Load *load = client->load;
-        sd_bus_message *m = NULL;
-        const char *method = load->verb == VERB_SET || load->verb == VERB_FILL ? "Set" : "Get";
-
+static void ask(Load *load, Client *client) {
         if (is_over(load))
-                return 0;
-        int r = sd_bus_message_new_method_call(client->bus, &m, "org.treaty1", "/org/treaty1",
-                                               "org.treaty1.Tree", method);
-        if (r >= 0)
-                r = fill_message(load, m);
+                return;
+        client->waiting = true;
         client->sent_nsec = now_nsec();
-        if (r >= 0)
-                r = sd_bus_call_async(client->bus, NULL, m, on_answer, client, 0);
-        sd_bus_message_unref(m);
-        if (r >= 0) {
-                client->waiting = true;
-                load->n_waiting++;
-        }
-        return r;
+        load->n_waiting++;
+        load->n_heard = 0;
+        load->driver->ask(client->link, client, load->verb == VERB_WATCH ? VERB_SET : load->verb,
+                          choose_key(load));
 }
 
-static void note_error(Load *load, const sd_bus_error *error) {
-        if (load->n_errors++ == 0)
-                snprintf(load->error, sizeof(load->error), "%s", error->name);
+/* One write of a measurement of watchers is over when it was answered and all have heard. */
+static void watch_next(Load *load) {
+        Client *client = &load->clients[0];
+
+        if (client->waiting || load->n_heard < load->n_watchers)
+                return;
+        note(load, client->sent_nsec, now_nsec());
+        ask(load, client);
+        load->driver->flush(client->link);
 }
 
-static int on_answer(sd_bus_message *answer, void *userdata, sd_bus_error *ret) {
-        Client *client = userdata;
-        Load *load = client->load;
+void load_answered(Client *client, const char *error) {
+        Load *load = &the_load;
 
         client->waiting = false;
         load->n_waiting--;
-        if (sd_bus_message_is_method_error(answer, NULL))
-                note_error(load, sd_bus_message_get_error(answer));
-        else
-                note(load, client->sent_nsec, now_nsec());
-        int r = ask(client);
-        if (r < 0)
-                die("a question cannot be asked", r);
-        return 1;
-}
-
-/* ---- Connections ---- */
-
-static void client_open(Load *load, Client *client, const char *socket) {
-        char address[256];
-
-        client->load = load;
-        snprintf(address, sizeof(address), "unix:path=%s", socket);
-        int r = sd_bus_new(&client->bus);
-        if (r >= 0)
-                r = sd_bus_set_address(client->bus, address);
-        if (r >= 0)
-                r = sd_bus_start(client->bus);
-        while (r >= 0 && (r = sd_bus_is_ready(client->bus)) == 0) {
-                r = sd_bus_process(client->bus, NULL);
-                if (r == 0)
-                        r = sd_bus_wait(client->bus, 10 * 1000 * 1000);
-        }
-        if (r < 0)
-                die(socket, r);
-}
-
-/* One process call after the other until the connection has nothing more; then wait for what it waits for.
- */
-static void client_work(Client *client) {
-        int r;
-
-        while ((r = sd_bus_process(client->bus, NULL)) > 0)
-                ;
-        if (r < 0)
-                die("a connection ended", r);
-        int events = sd_bus_get_events(client->bus);
-        if (events == client->events)
+        if (error && load->n_errors++ == 0)
+                snprintf(load->error, sizeof(load->error), "%s", error);
+        if (load->verb == VERB_WATCH) {
+                if (error)
+                        load_die("a write that is watched failed", error);
+                watch_next(load);
                 return;
-        struct epoll_event event = {.events = (uint32_t)events, .data.ptr = client};
-        if (epoll_ctl(client->load->epoll_fd, client->events < 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD,
-                      sd_bus_get_fd(client->bus), &event) < 0)
-                die("epoll", -errno);
-        client->events = events;
+        }
+        if (!error)
+                note(load, client->sent_nsec, now_nsec());
+        ask(load, client);
+}
+
+void load_watching(Load *load) {
+        load->n_watching++;
+}
+
+void load_heard(Load *load) {
+        load->n_heard++;
+        if (load->n_watching == load->n_watchers)
+                watch_next(load);
+}
+
+/* ---- The loop ---- */
+
+void load_poll(Load *load, LoadPoll *poll, uint32_t events) {
+        struct epoll_event event = {.events = events, .data.ptr = poll};
+
+        if (events == poll->events)
+                return;
+        int operation = poll->events == 0 ? EPOLL_CTL_ADD : events == 0 ? EPOLL_CTL_DEL : EPOLL_CTL_MOD;
+        if (epoll_ctl(load->epoll_fd, operation, poll->fd, &event) < 0)
+                load_die("epoll", strerror(errno));
+        poll->events = events;
+}
+
+static void wait_once(Load *load) {
+        struct epoll_event events[EVENTS_PER_WAIT];
+
+        int n = epoll_wait(load->epoll_fd, events, EVENTS_PER_WAIT, 1000);
+        if (n < 0 && errno != EINTR)
+                load_die("epoll", strerror(errno));
+        for (int i = 0; i < n; i++) {
+                LoadPoll *poll = events[i].data.ptr;
+                poll->ready(poll->p, events[i].events);
+        }
+}
+
+static void begin_watching(Load *load) {
+        uint64_t until = now_nsec() + DRAIN_SECONDS * NSEC_PER_SEC;
+
+        for (unsigned i = 0; i < load->n_watchers; i++) {
+                Link *link = load->watchers[i];
+                load->driver->watch(link, 0);
+                load->driver->flush(link);
+        }
+        while (load->n_watching < load->n_watchers) {
+                wait_once(load);
+                if (now_nsec() > until)
+                        load_die("watchers", "not all of them stand");
+        }
 }
 
 static void run(Load *load) {
-        struct epoll_event events[EVENTS_PER_WAIT];
+        if (load->verb == VERB_WATCH)
+                begin_watching(load);
         uint64_t begin = now_nsec();
-
-        load->measure_nsec = begin + (uint64_t)(load->warm_up * 1e9);
+        load->measure_nsec = load->verb == VERB_FILL ? begin : begin + (uint64_t)(load->warm_up * 1e9);
         load->end_nsec = load->measure_nsec + (uint64_t)(load->seconds * 1e9);
-        if (load->verb == VERB_FILL)
-                load->measure_nsec = begin;
-        for (unsigned i = 0; i < load->n_clients; i++) {
-                int r = ask(&load->clients[i]);
-                if (r < 0)
-                        die("a question cannot be asked", r);
-                client_work(&load->clients[i]);
-        }
-        while (load->n_waiting > 0) {
-                int n = epoll_wait(load->epoll_fd, events, EVENTS_PER_WAIT, 1000);
-                if (n < 0 && errno != EINTR)
-                        die("epoll", -errno);
-                for (int i = 0; i < n; i++)
-                        client_work(events[i].data.ptr);
+        for (unsigned i = 0; i < load->n_clients; i++)
+                ask(load, &load->clients[i]);
+        for (unsigned i = 0; i < load->n_links; i++)
+                load->driver->flush(load->links[i]);
+        while (load->n_waiting > 0 || (load->verb == VERB_WATCH && !is_over(load))) {
+                wait_once(load);
                 if (load->verb != VERB_FILL && now_nsec() > load->end_nsec + DRAIN_SECONDS * NSEC_PER_SEC)
-                        die("an answer never came", -ETIMEDOUT);
+                        load_die("an answer never came", strerror(ETIMEDOUT));
         }
 }
 
 static void print(const Load *load) {
         double seconds = load->verb == VERB_FILL ? (double)(load->last_nsec - load->measure_nsec) / 1e9
                                                  : load->seconds;
-        printf("{\"clients\": %u, \"seconds\": %.3f, \"answers\": %" PRIu64 ", \"all_answers\": %" PRIu64
-               ", \"errors\": %" PRIu64 ", \"error\": \"%s\", \"per_second\": %.1f, \"p50_usec\": %.1f, "
-               "\"p99_usec\": %.1f, \"max_usec\": %.1f}\n",
-               load->n_clients, seconds, load->n, load->n_all, load->n_errors, load->error,
-               (double)load->n / seconds, quantile_usec(load, 0.5), quantile_usec(load, 0.99),
-               (double)load->max_nsec / 1000);
+        printf("{\"system\": \"%s\", \"clients\": %u, \"seconds\": %.3f, \"answers\": %" PRIu64
+               ", \"all_answers\": %" PRIu64 ", \"errors\": %" PRIu64
+               ", \"error\": \"%s\", \"per_second\": %.1f, \"p50_usec\": %.1f, "
+               "\"p99_usec\": %.1f, \"max_usec\": %.1f, \"gap_usec\": %.1f}\n",
+               load->driver->name, load->n_clients, seconds, load->n, load->n_all, load->n_errors,
+               load->error, (double)load->n / seconds, quantile_usec(load, 0.5), quantile_usec(load, 0.99),
+               (double)load->max_nsec / 1000, (double)load->gap_nsec / 1000);
 }
 
 /* ---- The command line ---- */
 
-static void usage(FILE *to) {
-        fputs("treaty-load [OPTIONS] set|get|linearizable|fill SOCKET...\n"
-              "Asks the agents behind these private sockets as fast as they answer.\n"
-              "  fill              write every key once; the other verbs choose keys at random\n"
-              "  --clients=N       connections, spread over the sockets (1)\n"
-              "  --seconds=S       length of the measurement (5)\n"
-              "  --warm-up=S       time before it that does not count (1)\n"
-              "  --keys=N          /bench/00000 and following (10000)\n"
-              "  --size=BYTES      of a value (256)\n",
-              to);
+static void usage(const Driver *driver, FILE *to) {
+        fprintf(to,
+                "%s-load [OPTIONS] set|get|linearizable|fill|watch ADDRESS...\n"
+                "Asks servers as fast as they answer. An address is %s.\n"
+                "  fill              write every key once; the other verbs choose keys at random\n"
+                "  watch             write one key again and again, each time when all watchers have heard\n"
+                "  --clients=N       questions in flight (1)\n"
+                "  --links=N         connections for them, spread over the addresses (as many as clients)\n"
+                "  --watchers=N      watch: how many, each with a connection of its own, at the last address (100)\n"
+                "  --seconds=S       length of the measurement (5)\n"
+                "  --warm-up=S       time before it that does not count (1)\n"
+                "  --keys=N          /bench/00000 and following (10000)\n"
+                "  --size=BYTES      of a value (256)\n",
+                driver->name, driver->address);
 }
 
 static bool parse_verb(const char *word, Verb *ret) {
         static const char *const words[] = {[VERB_SET] = "set",
                                             [VERB_GET] = "get",
                                             [VERB_LINEARIZABLE] = "linearizable",
-                                            [VERB_FILL] = "fill"};
+                                            [VERB_FILL] = "fill",
+                                            [VERB_WATCH] = "watch"};
 
         for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
                 if (strcmp(word, words[i]) == 0) {
@@ -278,9 +268,45 @@ static bool parse_verb(const char *word, Verb *ret) {
         return false;
 }
 
+static bool parse_option(Load *load, int option) {
+        switch (option) {
+        case 'c':
+                load->n_clients = (unsigned)strtoul(optarg, NULL, 10);
+                return true;
+        case 'l':
+                load->n_links = (unsigned)strtoul(optarg, NULL, 10);
+                return true;
+        case 'n':
+                load->n_watchers = (unsigned)strtoul(optarg, NULL, 10);
+                return true;
+        case 's':
+                load->seconds = strtod(optarg, NULL);
+                return true;
+        case 'w':
+                load->warm_up = strtod(optarg, NULL);
+                return true;
+        case 'k':
+                load->n_keys = (unsigned)strtoul(optarg, NULL, 10);
+                return true;
+        case 'z':
+                load->value_size = (unsigned)strtoul(optarg, NULL, 10);
+                return true;
+        default:
+                return false;
+        }
+}
+
+static bool is_sane(const Load *load) {
+        return load->n_clients >= 1 && load->n_clients <= CLIENTS_MAX && load->n_links <= load->n_clients &&
+               load->n_watchers <= CLIENTS_MAX && load->n_keys >= 1 && load->value_size <= VALUE_MAX &&
+               load->seconds > 0 && load->warm_up >= 0;
+}
+
 static void parse(Load *load, int argc, char **argv) {
         static const struct option options[] = {
                 {"clients", required_argument, NULL, 'c'},
+                {"links", required_argument, NULL, 'l'},
+                {"watchers", required_argument, NULL, 'n'},
                 {"seconds", required_argument, NULL, 's'},
                 {"warm-up", required_argument, NULL, 'w'},
                 {"keys", required_argument, NULL, 'k'},
@@ -290,59 +316,59 @@ static void parse(Load *load, int argc, char **argv) {
         };
         int option;
 
-        while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0)
-                switch (option) {
-                case 'c':
-                        load->n_clients = (unsigned)strtoul(optarg, NULL, 10);
-                        break;
-                case 's':
-                        load->seconds = strtod(optarg, NULL);
-                        break;
-                case 'w':
-                        load->warm_up = strtod(optarg, NULL);
-                        break;
-                case 'k':
-                        load->n_keys = (unsigned)strtoul(optarg, NULL, 10);
-                        break;
-                case 'z':
-                        load->value_size = (unsigned)strtoul(optarg, NULL, 10);
-                        break;
-                case 'h':
-                        usage(stdout);
+        while ((option = getopt_long(argc, argv, "", options, NULL)) >= 0) {
+                if (option == 'h') {
+                        usage(load->driver, stdout);
                         exit(EXIT_SUCCESS);
-                default:
-                        usage(stderr);
+                }
+                if (!parse_option(load, option)) {
+                        usage(load->driver, stderr);
                         exit(2);
                 }
-        if (argc - optind < 2 || !parse_verb(argv[optind], &load->verb) || load->n_clients < 1 ||
-            load->n_clients > CLIENTS_MAX || load->n_keys < 1 || load->value_size > VALUE_MAX ||
-            load->seconds <= 0 || load->warm_up < 0) {
-                usage(stderr);
+        }
+        if (argc - optind < 2 || !parse_verb(argv[optind], &load->verb) || !is_sane(load)) {
+                usage(load->driver, stderr);
                 exit(2);
         }
+        if (load->verb == VERB_WATCH) {
+                load->n_clients = 1;
+                if (load->n_watchers == 0)
+                        load->n_watchers = 100;
+        } else
+                load->n_watchers = 0;
+        if (load->n_links == 0 || load->n_links > load->n_clients)
+                load->n_links = load->n_clients;
 }
 
-int main(int argc, char **argv) {
-        static Load load = {.n_clients = 1, .n_keys = 10000, .value_size = 256, .seconds = 5, .warm_up = 1};
+static void connect_all(Load *load, char **addresses, unsigned n_addresses) {
+        for (unsigned i = 0; i < load->n_links; i++)
+                load->links[i] = load->driver->open(load, addresses[i % n_addresses]);
+        for (unsigned i = 0; i < load->n_clients; i++)
+                load->clients[i].link = load->links[i % load->n_links];
+        for (unsigned i = 0; i < load->n_watchers; i++)
+                load->watchers[i] = load->driver->open(load, addresses[n_addresses - 1]);
+}
 
-        parse(&load, argc, argv);
-        load.random = now_nsec() | 1;
-        load.clients = calloc(load.n_clients, sizeof(Client));
-        load.value = malloc(load.value_size + 1);
-        load.epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-        if (!load.clients || !load.value || load.epoll_fd < 0)
-                die("no memory", -ENOMEM);
-        memset(load.value, 'v', load.value_size);
-        for (unsigned i = 0; i < load.n_clients; i++) {
-                load.clients[i].events = -1;
-                client_open(&load, &load.clients[i],
-                            argv[optind + 1 + (int)(i % (unsigned)(argc - optind - 1))]);
-        }
-        run(&load);
-        print(&load);
-        for (unsigned i = 0; i < load.n_clients; i++)
-                sd_bus_flush_close_unref(load.clients[i].bus);
-        free(load.clients);
-        free(load.value);
+int load_main(const Driver *driver, int argc, char **argv) {
+        Load *load = &the_load;
+
+        load->driver = driver;
+        parse(load, argc, argv);
+        load->random = now_nsec() | 1;
+        load->clients = calloc(load->n_clients, sizeof(Client));
+        load->links = calloc(load->n_links, sizeof(Link *));
+        load->watchers = calloc(load->n_watchers + 1, sizeof(Link *));
+        load->value = malloc(load->value_size + 1);
+        load->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (!load->clients || !load->links || !load->watchers || !load->value || load->epoll_fd < 0)
+                load_die("start", strerror(ENOMEM));
+        memset(load->value, 'v', load->value_size);
+        connect_all(load, argv + optind + 1, (unsigned)(argc - optind - 1));
+        run(load);
+        print(load);
+        for (unsigned i = 0; i < load->n_links; i++)
+                driver->close(load->links[i]);
+        for (unsigned i = 0; i < load->n_watchers; i++)
+                driver->close(load->watchers[i]);
         return EXIT_SUCCESS;
 }

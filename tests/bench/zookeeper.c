@@ -1,0 +1,188 @@
+/* ZooKeeper: its own C client in its single-threaded form, one session per connection. A linearizable read
+ * is sync and get behind each other, as its manual says. Watches of this client hear once, so each watcher
+ * sets its watch anew with the read that fetches what changed; a write waits until all stand again, and that
+ * is not counted. */
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#include <zookeeper/zookeeper.h>
+#include "load.h"
+
+#define SESSION_MSEC 10000
+
+struct Link {
+        Load *load;
+        zhandle_t *zk;
+        LoadPoll poll;
+        unsigned watched;
+        bool standing, ready;
+};
+
+static void expect(int r, const char *what) {
+        if (r != ZOK)
+                load_die(what, zerror(r));
+}
+
+static void on_stat(int r, const struct Stat *stat, const void *p) {
+        load_answered((Client *)p, r == ZOK ? NULL : zerror(r));
+}
+
+static void on_value(int r, const char *value, int size, const struct Stat *stat, const void *p) {
+        load_answered((Client *)p, r == ZOK ? NULL : zerror(r));
+}
+
+static void on_created(int r, const char *path, const void *p) {
+        load_answered((Client *)p, r == ZOK || r == ZNODEEXISTS ? NULL : zerror(r));
+}
+
+static void on_synced(int r, const char *path, const void *p) {
+}
+
+static void zookeeper_ask(Link *link, Client *client, Verb verb, unsigned key) {
+        char path[32];
+        size_t size;
+
+        load_path(key, path);
+        const char *value = (const char *)load_value(link->load, &size);
+        switch (verb) {
+        case VERB_FILL:
+                expect(zoo_acreate(link->zk, path, value, (int)size, &ZOO_OPEN_ACL_UNSAFE, 0, on_created,
+                                   client),
+                       "create");
+                break;
+        case VERB_SET:
+        case VERB_WATCH:
+                expect(zoo_aset(link->zk, path, value, (int)size, -1, on_stat, client), "set");
+                break;
+        case VERB_LINEARIZABLE:
+                expect(zoo_async(link->zk, path, on_synced, NULL), "sync");
+                /* fall through */
+        case VERB_GET:
+                expect(zoo_aget(link->zk, path, 0, on_value, client), "get");
+                break;
+        }
+}
+
+/* ---- Watching ---- */
+
+static void on_change(zhandle_t *zk, int type, int state, const char *path, void *p);
+
+static void on_watched(int r, const char *value, int size, const struct Stat *stat, const void *p) {
+        Link *link = (Link *)p;
+
+        if (r == ZCLOSING) /* the measurement is over */
+                return;
+        if (r != ZOK)
+                load_die("a watch", zerror(r));
+        if (!link->standing) {
+                link->standing = true;
+                load_watching(link->load);
+        } else
+                load_heard(link->load);
+}
+
+static void zookeeper_watch(Link *link, unsigned key) {
+        char path[32];
+
+        load_path(key, path);
+        link->watched = key;
+        expect(zoo_awget(link->zk, path, on_change, link, on_watched, link), "watch");
+}
+
+/* The value is heard with the answer to the read that watches again, as any program that wants to know it.
+ */
+static void on_change(zhandle_t *zk, int type, int state, const char *path, void *p) {
+        Link *link = p;
+
+        if (type == ZOO_CHANGED_EVENT)
+                zookeeper_watch(link, link->watched);
+}
+
+/* ---- Connections ---- */
+
+static void zookeeper_flush(Link *link) {
+        struct timeval timeout;
+        int fd, interest;
+
+        expect(zookeeper_interest(link->zk, &fd, &interest, &timeout), "a connection");
+        if (link->poll.events != 0 && fd != link->poll.fd)
+                load_poll(link->load, &link->poll, 0);
+        link->poll.fd = fd;
+        load_poll(link->load, &link->poll,
+                  (interest & ZOOKEEPER_READ ? EPOLLIN : 0u) | (interest & ZOOKEEPER_WRITE ? EPOLLOUT : 0u));
+}
+
+static void on_link(void *p, uint32_t events) {
+        Link *link = p;
+
+        int r = zookeeper_process(link->zk, (events & EPOLLIN ? ZOOKEEPER_READ : 0) |
+                                                    (events & EPOLLOUT ? ZOOKEEPER_WRITE : 0));
+        if (r != ZOK && r != ZNOTHING)
+                load_die("a connection ended", zerror(r));
+        zookeeper_flush(link);
+}
+
+/* One step of a connection that is not in the loop yet. */
+static void pump(Link *link, const char *address) {
+        struct timeval timeout;
+        struct pollfd poll_fd = {};
+        int interest;
+
+        expect(zookeeper_interest(link->zk, &poll_fd.fd, &interest, &timeout), address);
+        poll_fd.events = (short)((interest & ZOOKEEPER_READ ? POLLIN : 0) |
+                                 (interest & ZOOKEEPER_WRITE ? POLLOUT : 0));
+        if (poll(&poll_fd, 1, 5000) <= 0)
+                load_die(address, "no answer");
+        int r = zookeeper_process(link->zk, (poll_fd.revents & POLLIN ? ZOOKEEPER_READ : 0) |
+                                                    (poll_fd.revents & POLLOUT ? ZOOKEEPER_WRITE : 0));
+        if (r != ZOK && r != ZNOTHING)
+                load_die(address, zerror(r));
+}
+
+static void on_parent(int r, const char *path, const void *p) {
+        if (r != ZOK && r != ZNODEEXISTS)
+                load_die("create /bench", zerror(r));
+        ((Link *)p)->ready = true;
+}
+
+static Link *zookeeper_open(Load *load, const char *address) {
+        Link *link = calloc(1, sizeof(Link));
+
+        if (!link)
+                load_die(address, strerror(ENOMEM));
+        zoo_set_debug_level(ZOO_LOG_LEVEL_ERROR);
+        link->load = load;
+        link->zk = zookeeper_init(address, NULL, SESSION_MSEC, NULL, link, 0);
+        if (!link->zk)
+                load_die(address, strerror(errno));
+        link->poll = (LoadPoll){.fd = -1, .ready = on_link, .p = link};
+        while (zoo_state(link->zk) != ZOO_CONNECTED_STATE)
+                pump(link, address);
+        expect(zoo_acreate(link->zk, "/bench", NULL, -1, &ZOO_OPEN_ACL_UNSAFE, 0, on_parent, link),
+               "create /bench");
+        while (!link->ready)
+                pump(link, address);
+        zookeeper_flush(link);
+        return link;
+}
+
+static void zookeeper_hang_up(Link *link) {
+        zookeeper_close(link->zk);
+        free(link);
+}
+
+int main(int argc, char **argv) {
+        static const Driver driver = {
+                .name = "zookeeper",
+                .address = "HOST:PORT of a server",
+                .open = zookeeper_open,
+                .ask = zookeeper_ask,
+                .flush = zookeeper_flush,
+                .watch = zookeeper_watch,
+                .close = zookeeper_hang_up,
+        };
+        return load_main(&driver, argc, argv);
+}
