@@ -1,13 +1,8 @@
 /* Machines. A turn is taken when the agent is woken or its deadline comes; the disk works at instants of its
  * own, a piece at a time; a process can be killed between any two of these, and a disk can die in the middle
- * of a piece.
- *
- * The tree is SQLite's real files. Without its thread a checkpoint is one step that nothing interrupts, so
- * the database file beside its WAL always is exactly what a sync has covered: a power cut takes the WAL
- * away, all of it or a piece from its end. */
+ * of a piece. */
 #include "sim.h"
 
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -88,26 +83,6 @@ static void log_is_quiet(void *p, uint64_t token) {
                 host_wake(host);
 }
 
-/* What a checkpoint synced cannot be taken away by a power cut. */
-static void look_at_checkpoint(SimHost *host) {
-        TreeStatus status;
-        tree_status(host->agent->tree, &status);
-        if (status.durable == host->durable)
-                return;
-        host->durable = status.durable;
-        char path[200];
-        struct stat st;
-        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, host->agent->tree_name);
-        memset(host->checkpoint_salt, 0, sizeof(host->checkpoint_salt));
-        host->checkpoint_wal = stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        if (fd >= 0) {
-                ssize_t n = read(fd, host->checkpoint_salt, sizeof(host->checkpoint_salt));
-                (void)n;
-                close(fd);
-        }
-}
-
 static void disk_step(void *p, uint64_t token) {
         SimHost *host = p;
         if (token != host->disk_token || !host->agent)
@@ -118,7 +93,7 @@ static void disk_step(void *p, uint64_t token) {
                 return;
         }
         int r = agent_step(host->agent);
-        look_at_checkpoint(host);
+        store_look(host);
         mix((uint64_t)r << 8 | host->i);
         if (r < 0) {
                 failed(host, r);
@@ -150,7 +125,7 @@ static void take_turn(void *p, uint64_t token) {
         mix(agent->raft_status.term << 32 | agent->raft_status.commit << 8 | agent->raft_status.role);
         mix(agent->tree_status.applied << 32 | agent->tree_status.revision);
 
-        look_at_checkpoint(host);
+        store_look(host);
         ghost_look(host);
         if (!host->agent)
                 return;
@@ -257,33 +232,10 @@ void host_start(SimHost *host) {
         host->id = agent->host.id;
         if (agent->damaged && !world.may_rot)
                 broken("%s calls its log damaged", host->name);
-        look_at_checkpoint(host);
+        store_look(host);
         net_back(host);
         host_wake(host);
         clients_own(host);
-}
-
-/* What of the WAL no sync has covered may be lost, from its end. */
-static void wal_loses(SimHost *host, const char *name) {
-        char path[400];
-        struct stat st;
-        uint8_t salt[32] = {};
-
-        snprintf(path, sizeof(path), "%s/%s-shm", host->directory, name);
-        (void)unlink(path);
-        snprintf(path, sizeof(path), "%s/%s-wal", host->directory, name);
-        if (stat(path, &st) < 0)
-                return;
-        int fd = open(path, O_RDONLY | O_CLOEXEC);
-        ssize_t n = fd >= 0 ? read(fd, salt, sizeof(salt)) : 0;
-        (void)n;
-        if (fd >= 0)
-                close(fd);
-        uint64_t size = (uint64_t)st.st_size, least = host->checkpoint_wal;
-        if (memcmp(salt, host->checkpoint_salt, sizeof(salt)) != 0 || least > size)
-                least = 0;
-        if (chance(5000) || truncate(path, (off_t)between(least, size)) < 0)
-                (void)unlink(path);
 }
 
 static void end_process(SimHost *host, bool clean) {
@@ -309,7 +261,7 @@ void host_kill(SimHost *host, bool power) {
         snprintf(tree, sizeof(tree), "%s", host->agent->tree_name);
         note("%s: %s", host->name, power ? "power cut" : "killed");
         if (host->agent->failed == 0)
-                look_at_checkpoint(host);
+                store_look(host);
         world.disturbed_usec = world.now;
         end_process(host, false);
         net_gone(host, power);
@@ -322,7 +274,7 @@ void host_kill(SimHost *host, bool power) {
         }
         host->powered = false;
         simdisk_cut(host->disk, (SimCut)below(_SIM_CUT_MAX));
-        wal_loses(host, tree);
+        store_cut(host, tree);
         host->booted_usec = world.now;
         host->boot_offset_usec = between(1, 20 * SEC);
 }

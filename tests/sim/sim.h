@@ -8,6 +8,7 @@
  *      ghost.c     what must be true
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
+ *      store_…     what lies below the tree: SQLite, or memory (memdb.c) in its place
  *      seen.c      which rare places were reached
  *      simulate.c  the plot of a run
  *
@@ -180,6 +181,12 @@ void clients_own(SimHost *host);            /* after a start: what is wanted is 
 void clients_finally(SimHost *host);        /* one write, to show that it works */
 uint64_t clients_seen(void);                /* newest revision that anybody may rely on */
 uint64_t clients_count(void);
+
+/* ---- store_memory.c or store_sqlite.c: what lies below the tree, chosen when linking ---- */
+
+extern const char store_program[];
+void store_look(SimHost *host);                  /* after each step: what is durable now */
+void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
 
 /* ---- seen.c ---- */
 

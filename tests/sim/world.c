@@ -129,7 +129,7 @@ _Noreturn void finish(int status) {
         if (world.directory[0])
                 (void)nftw(world.directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
         if (status != SIM_HELD)
-                printf("simulate --ticks %llu %llu\n", (unsigned long long)world.ticks,
+                printf("%s --ticks %llu %llu\n", store_program, (unsigned long long)world.ticks,
                        (unsigned long long)world.seed);
         fflush(stdout);
         fflush(stderr);

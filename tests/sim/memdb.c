@@ -1,0 +1,767 @@
+#include "memdb.h"
+
+#include <fcntl.h>
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "memmap.h"
+
+#define COLUMNS_MAX 14
+#define KEY_MAX     1200
+#define VERSIONS    32
+#define PRAGMAS     24
+
+typedef struct Version { /* all of a file's content */
+        MapNode *root;
+        int64_t application_id, user_version;
+        size_t n_items;
+} Version;
+
+typedef struct MemFile {
+        int fd; /* of the empty file that stands for it: while it is open its number is not given to another
+                 */
+        dev_t device;
+        ino_t inode;
+        unsigned n_open;
+        Version durable, committed;
+        Version between[VERSIONS]; /* commits since the checkpoint, thinned out */
+        unsigned n_between;
+        size_t pages; /* as if a WAL had grown */
+        bool full;
+        struct MemFile *next;
+} MemFile;
+
+struct sqlite3 {
+        MemFile *file;
+        Version work; /* while a transaction is open */
+        bool open;
+        size_t changed; /* bytes and items, by this transaction */
+        struct {
+                char name[32], value[32];
+        } pragmas[PRAGMAS];
+        unsigned n_pragmas;
+        int (*hook)(void *, sqlite3 *, const char *, int);
+        void *hook_userdata;
+};
+
+/* ---- Statements: what the tree's texts mean ---- */
+
+typedef enum Action {
+        DO_BEGIN,
+        DO_COMMIT,
+        DO_ROLLBACK,
+        DO_GET,    /* one row by its whole key */
+        DO_PUT,    /* insert or replace */
+        DO_INSERT, /* must not be there */
+        DO_UPDATE, /* if it is there */
+        DO_DELETE,
+        DO_RANGE, /* in order */
+        DO_LAST,  /* the last of a range */
+        DO_MAX,   /* of the first column, over a range */
+        DO_COUNT,
+        DO_PRAGMA,
+} Action;
+
+typedef enum Low { LOW_BEHIND, LOW_AT } Low;
+typedef enum High { HIGH_NONE, HIGH_BELOW, HIGH_AT } High;
+
+/* A key is the table's letter, for some tables a kind, and the key itself. Which parameters are its parts,
+ * and which columns a row gives back: -1 is the key, n ≥ 0 the n-th column as it was bound behind the key.
+ */
+typedef struct Meaning {
+        const char *text;
+        Action action;
+        char table;
+        bool kind;   /* the first parameter is one */
+        bool number; /* the key is a number */
+        Low low;
+        High high;
+        bool limit; /* the last parameter is one */
+        uint8_t n_columns;
+        int8_t columns[COLUMNS_MAX];
+} Meaning;
+
+static const Meaning meanings[] = {
+        {"BEGIN IMMEDIATE", DO_BEGIN},
+        {"COMMIT", DO_COMMIT},
+        {"ROLLBACK", DO_ROLLBACK},
+        {"SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, conf_index, cluster, "
+         "epoch, digest, pruned, sum FROM meta WHERE id = 1",
+         DO_GET, 'm', .n_columns = 13, .columns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}},
+        {"INSERT OR REPLACE INTO meta(id, applied, applied_term, revision, floor, cluster_usec, n_entries, "
+         "conf, conf_index, cluster, epoch, digest, pruned, sum) "
+         "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         DO_PUT, 'm'},
+        {"SELECT id FROM keys WHERE key = ?1", DO_GET, 'k', .n_columns = 1, .columns = {0}},
+        {"INSERT INTO keys(key, id) VALUES(?1, ?2)", DO_INSERT, 'k'},
+        {"UPDATE keys SET id = ?2 WHERE key = ?1", DO_UPDATE, 'k'},
+        {"DELETE FROM keys WHERE key = ?1", DO_DELETE, 'k'},
+        {"SELECT key, id FROM keys WHERE key > ?1 AND key < ?2 ORDER BY key", DO_RANGE, 'k',
+         .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 0}},
+        {"SELECT max(id) FROM keys WHERE key > ?1 AND key < ?2", DO_MAX, 'k', .high = HIGH_BELOW},
+        {"SELECT kind, create_revision, version, previous, owner_host, owner_generation, owner_tag, key, sum, "
+         "value FROM rows WHERE id = ?1",
+         DO_GET, 'r', .number = true, .n_columns = 10, .columns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}},
+        {"INSERT INTO rows(id, kind, create_revision, version, previous, owner_host, owner_generation, "
+         "owner_tag, key, sum, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+         DO_INSERT, 'r', .number = true},
+        {"DELETE FROM rows WHERE id = ?1", DO_DELETE, 'r', .number = true},
+        {"SELECT id, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id", DO_RANGE, 'r', .number = true,
+         .low = LOW_AT, .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 7}},
+        {"SELECT id, kind, previous, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3",
+         DO_RANGE, 'r', .number = true, .low = LOW_AT, .high = HIGH_BELOW, .limit = true, .n_columns = 4,
+         .columns = {-1, 0, 3, 7}},
+        {"SELECT body, sum FROM records WHERE kind = ?1 AND key = ?2", DO_GET, 's', .kind = true,
+         .n_columns = 2, .columns = {1, 0}},
+        {"INSERT INTO records(kind, key, sum, body) VALUES(?1, ?2, ?3, ?4) "
+         "ON CONFLICT(kind, key) DO UPDATE SET sum = excluded.sum, body = excluded.body",
+         DO_PUT, 's', .kind = true},
+        {"DELETE FROM records WHERE kind = ?1 AND key = ?2", DO_DELETE, 's', .kind = true},
+        {"SELECT key, body, sum FROM records WHERE kind = ?1 AND key >= ?2 ORDER BY key", DO_RANGE, 's',
+         .kind = true, .low = LOW_AT, .n_columns = 3, .columns = {-1, 1, 0}},
+        {"SELECT key, body, sum FROM records WHERE kind = ?1 AND key >= ?2 AND key <= ?3 "
+         "ORDER BY key DESC LIMIT 1",
+         DO_LAST, 's', .kind = true, .low = LOW_AT, .high = HIGH_AT, .n_columns = 3, .columns = {-1, 1, 0}},
+        {"SELECT count(*) FROM records WHERE kind = ?1", DO_COUNT, 's', .kind = true},
+        {"SELECT value FROM indexes WHERE kind = ?1 AND key = ?2", DO_GET, 'i', .kind = true, .n_columns = 1,
+         .columns = {0}},
+        {"INSERT OR REPLACE INTO indexes(kind, key, value) VALUES(?1, ?2, ?3)", DO_PUT, 'i', .kind = true},
+        {"DELETE FROM indexes WHERE kind = ?1 AND key = ?2", DO_DELETE, 'i', .kind = true},
+        {"SELECT key, value FROM indexes WHERE kind = ?1 AND key > ?2 AND key < ?3 ORDER BY key", DO_RANGE,
+         'i', .kind = true, .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 0}},
+        {"SELECT max(value) FROM indexes WHERE kind = ?1 AND key > ?2 AND key < ?3", DO_MAX, 'i',
+         .kind = true, .high = HIGH_BELOW},
+};
+
+static const Meaning pragma_meaning = {"PRAGMA", DO_PRAGMA};
+
+struct sqlite3_stmt {
+        sqlite3 *db;
+        const Meaning *meaning;
+        char pragma[64];
+        Column bound[COLUMNS_MAX];
+        Bytes bytes[COLUMNS_MAX];
+        /* While it is stepped: */
+        bool busy;
+        MapNode *root; /* what it looks at: later changes do not disturb it */
+        MapItem *item;
+        uint64_t n_steps;
+        uint64_t answer; /* of those that are about all of a range */
+};
+
+typedef struct Key {
+        uint8_t bytes[KEY_MAX];
+        size_t size;
+} Key;
+
+static Bytes key_bytes(const Key *key) {
+        return BYTES(key->bytes, key->size);
+}
+
+static void key_begin(Key *key, const sqlite3_stmt *s) {
+        key->size = 0;
+        key->bytes[key->size++] = (uint8_t)s->meaning->table;
+        if (s->meaning->kind)
+                key->bytes[key->size++] = (uint8_t)s->bound[0].number;
+}
+
+/* Behind the table's letter and the kind: parameter i. */
+static void key_add(Key *key, const sqlite3_stmt *s, unsigned i) {
+        if (s->meaning->number)
+                for (int shift = 56; shift >= 0; shift -= 8)
+                        key->bytes[key->size++] = (uint8_t)(s->bound[i].number >> shift);
+        else {
+                assert(key->size + s->bytes[i].size <= KEY_MAX);
+                if (s->bytes[i].size > 0)
+                        memcpy(key->bytes + key->size, s->bytes[i].data, s->bytes[i].size);
+                key->size += s->bytes[i].size;
+        }
+}
+
+static size_t head_size(const Meaning *meaning) {
+        return 1u + meaning->kind;
+}
+
+static const Version *seen_by(const sqlite3 *db) {
+        return db->open ? &db->work : &db->file->committed;
+}
+
+/* ---- Files ---- */
+
+static MemFile *files;
+
+static void version_drop(Version *version) {
+        version->root = map_unref(version->root);
+}
+
+static Version version_copy(const Version *version) {
+        Version copy = *version;
+        map_ref(copy.root);
+        return copy;
+}
+
+static void version_set(Version *to, const Version *from) {
+        Version copy = version_copy(from);
+        version_drop(to);
+        *to = copy;
+}
+
+static void between_clear(MemFile *file) {
+        for (unsigned i = 0; i < file->n_between; i++)
+                version_drop(&file->between[i]);
+        file->n_between = 0;
+}
+
+static void between_add(MemFile *file, const Version *version) {
+        if (file->n_between == VERSIONS) { /* every second one goes */
+                for (unsigned i = 0; i < VERSIONS; i += 2) {
+                        version_drop(&file->between[i]);
+                        file->between[i / 2] = file->between[i + 1];
+                }
+                file->n_between = VERSIONS / 2;
+        }
+        file->between[file->n_between++] = version_copy(version);
+}
+
+static MemFile *file_free(MemFile *file) {
+        between_clear(file);
+        version_drop(&file->durable);
+        version_drop(&file->committed);
+        close(file->fd);
+        free(file);
+        return NULL;
+}
+
+/* Those that were unlinked are gone. */
+static void files_sweep(void) {
+        for (MemFile **at = &files; *at;) {
+                MemFile *file = *at;
+                struct stat st;
+                if (file->n_open == 0 && fstat(file->fd, &st) == 0 && st.st_nlink == 0) {
+                        *at = file->next;
+                        file_free(file);
+                } else
+                        at = &file->next;
+        }
+}
+
+static MemFile *file_of(const char *path) {
+        struct stat st;
+        if (stat(path, &st) < 0)
+                return NULL;
+        for (MemFile *file = files; file; file = file->next)
+                if (file->inode == st.st_ino && file->device == st.st_dev)
+                        return file;
+        return NULL;
+}
+
+static MemFile *file_new(const char *path) {
+        files_sweep();
+        struct stat st;
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return NULL;
+        MemFile *file = calloc(1, sizeof(MemFile));
+        assert(file && fstat(fd, &st) == 0);
+        *file = (MemFile){.fd = fd, .device = st.st_dev, .inode = st.st_ino, .next = files};
+        return files = file;
+}
+
+void memdb_cut(const char *path, unsigned keep) {
+        MemFile *file = file_of(path);
+        if (!file)
+                return;
+        assert(file->n_open == 0);
+        size_t n = (size_t)file->n_between * keep / 1000;
+        const Version *survives = n == 0 ? &file->durable : &file->between[MIN(n, file->n_between) - 1];
+        version_set(&file->committed, survives);
+        version_set(&file->durable, survives);
+        between_clear(file);
+        file->pages = 0;
+}
+
+static char full_directory[8][96];
+
+void memdb_set_full(const char *directory, bool full) {
+        size_t free_slot = ELEMENTSOF(full_directory);
+        for (size_t i = 0; i < ELEMENTSOF(full_directory); i++) {
+                if (strcmp(full_directory[i], directory) == 0) {
+                        full_directory[i][0] = 0;
+                }
+                if (!full_directory[i][0])
+                        free_slot = MIN(free_slot, i);
+        }
+        assert(free_slot < ELEMENTSOF(full_directory));
+        if (full)
+                snprintf(full_directory[free_slot], sizeof(full_directory[0]), "%s", directory);
+        for (MemFile *file = files; file; file = file->next) {
+                char link[64], path[512] = "";
+                snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
+                ssize_t n = readlink(link, path, sizeof(path) - 1);
+                size_t length = strlen(directory);
+                if (n > 0 && strncmp(path, directory, length) == 0 && path[length] == '/')
+                        file->full = full;
+        }
+}
+
+static bool is_full_there(const char *path) {
+        for (size_t i = 0; i < ELEMENTSOF(full_directory); i++) {
+                size_t n = strlen(full_directory[i]);
+                if (n > 0 && strncmp(path, full_directory[i], n) == 0 && path[n] == '/')
+                        return true;
+        }
+        return false;
+}
+
+/* ---- Transactions ---- */
+
+static int do_begin(sqlite3 *db) {
+        if (db->open)
+                return SQLITE_ERROR;
+        db->work = version_copy(&db->file->committed);
+        db->open = true;
+        db->changed = 0;
+        return SQLITE_DONE;
+}
+
+static int do_rollback(sqlite3 *db) {
+        if (!db->open)
+                return SQLITE_ERROR;
+        version_drop(&db->work);
+        db->open = false;
+        return SQLITE_DONE;
+}
+
+static int do_commit(sqlite3 *db) {
+        MemFile *file = db->file;
+        if (!db->open)
+                return SQLITE_ERROR;
+        if (file->full) {
+                (void)do_rollback(db);
+                return SQLITE_FULL;
+        }
+        version_set(&file->committed, &db->work);
+        version_drop(&db->work);
+        db->open = false;
+        between_add(file, &file->committed);
+        file->pages += 2 + db->changed / 1024;
+        if (db->hook)
+                db->hook(db->hook_userdata, db, "main", (int)file->pages);
+        return SQLITE_DONE;
+}
+
+/* ---- Rows ---- */
+
+static int do_put(sqlite3_stmt *s) {
+        sqlite3 *db = s->db;
+        const Meaning *meaning = s->meaning;
+        Key key;
+        key_begin(&key, s);
+        unsigned first = meaning->kind;
+        if (meaning->table != 'm')
+                key_add(&key, s, first++);
+
+        assert(db->open);
+        MapItem *there = map_find(db->work.root, key_bytes(&key));
+        if (meaning->action == DO_INSERT && there)
+                return SQLITE_CONSTRAINT;
+        if (meaning->action == DO_UPDATE && !there)
+                return SQLITE_DONE;
+        unsigned n = 0;
+        size_t size = 64;
+        while (first + n < COLUMNS_MAX && (s->bound[first + n].is_bytes || s->bound[first + n].size == 1)) {
+                size += s->bytes[first + n].size;
+                n++;
+        }
+        MapItem *item = map_item_new(key_bytes(&key), s->bound + first, s->bytes + first, n);
+        db->work.root = map_put(db->work.root, item);
+        db->work.n_items += !there;
+        db->changed += size;
+        return SQLITE_DONE;
+}
+
+static int do_delete(sqlite3_stmt *s) {
+        sqlite3 *db = s->db;
+        Key key;
+        key_begin(&key, s);
+        key_add(&key, s, s->meaning->kind);
+        assert(db->open);
+        if (!map_find(db->work.root, key_bytes(&key)))
+                return SQLITE_DONE;
+        db->work.root = map_delete(db->work.root, key_bytes(&key));
+        db->work.n_items--;
+        db->changed += 64;
+        return SQLITE_DONE;
+}
+
+static void item_set(sqlite3_stmt *s, MapItem *item) {
+        if (item)
+                map_item_ref(item);
+        map_item_unref(s->item);
+        s->item = item;
+}
+
+static int do_get(sqlite3_stmt *s) {
+        if (s->n_steps > 1)
+                return SQLITE_DONE;
+        Key key;
+        key_begin(&key, s);
+        if (s->meaning->table != 'm')
+                key_add(&key, s, s->meaning->kind);
+        item_set(s, map_find(seen_by(s->db)->root, key_bytes(&key)));
+        return s->item ? SQLITE_ROW : SQLITE_DONE;
+}
+
+static bool same_head(const MapItem *item, const Key *key, size_t n) {
+        return item->key_size >= n && memcmp(item->bytes, key->bytes, n) == 0;
+}
+
+static int compare_keys(Bytes a, Bytes b) {
+        size_t n = MIN(a.size, b.size);
+        int c = n > 0 ? memcmp(a.data, b.data, n) : 0;
+        return c != 0 ? c : (a.size > b.size) - (a.size < b.size);
+}
+
+/* The row behind the one at hand, or the first. */
+static MapItem *range_next(sqlite3_stmt *s, const MapItem *last) {
+        const Meaning *meaning = s->meaning;
+        Key key;
+        key_begin(&key, s);
+        size_t head = key.size;
+        MapItem *item;
+        if (last)
+                item = map_first(s->root, map_item_key(last), false);
+        else {
+                if (meaning->action != DO_COUNT)
+                        key_add(&key, s, meaning->kind);
+                item = map_first(s->root, key_bytes(&key),
+                                 meaning->action == DO_COUNT || meaning->low == LOW_AT);
+        }
+        if (!item || !same_head(item, &key, head))
+                return NULL;
+        if (meaning->high != HIGH_NONE) {
+                key.size = head;
+                key_add(&key, s, meaning->kind + 1u);
+                int c = compare_keys(map_item_key(item), key_bytes(&key));
+                if (c > 0 || (c == 0 && meaning->high == HIGH_BELOW))
+                        return NULL;
+        }
+        return item;
+}
+
+static void range_begin(sqlite3_stmt *s) {
+        if (!s->root)
+                s->root = map_ref(seen_by(s->db)->root);
+}
+
+static int do_range(sqlite3_stmt *s) {
+        range_begin(s);
+        if (s->meaning->limit && s->n_steps > s->bound[s->meaning->kind + 2].number)
+                return SQLITE_DONE;
+        if (s->n_steps > 1 && !s->item)
+                return SQLITE_DONE;
+        item_set(s, range_next(s, s->item));
+        return s->item ? SQLITE_ROW : SQLITE_DONE;
+}
+
+/* One row about all of a range. */
+static int do_whole(sqlite3_stmt *s) {
+        if (s->n_steps > 1)
+                return SQLITE_DONE;
+        range_begin(s);
+        MapItem *last = NULL;
+        uint64_t n = 0, most = 0;
+        for (MapItem *item = NULL; (item = range_next(s, item)); last = item) {
+                n++;
+                most = MAX(most, item->columns[0].number);
+        }
+        item_set(s, last);
+        s->answer = s->meaning->action == DO_MAX ? most : n; /* max() of nothing is NULL, which reads as 0 */
+        return s->meaning->action == DO_LAST && !last ? SQLITE_DONE : SQLITE_ROW;
+}
+
+/* ---- PRAGMA ---- */
+
+static int64_t pragma_number(const sqlite3 *db, const char *name) {
+        const Version *version = seen_by(db);
+        if (strcmp(name, "application_id") == 0)
+                return version->application_id;
+        if (strcmp(name, "user_version") == 0)
+                return version->user_version;
+        if (strcmp(name, "page_count") == 0)
+                return (int64_t)(4 + version->n_items / 16);
+        return 0;
+}
+
+static void pragma_set(sqlite3 *db, const char *name, const char *value) {
+        Version *version = db->open ? &db->work : &db->file->committed;
+        if (strcmp(name, "application_id") == 0)
+                version->application_id = atoll(value);
+        else if (strcmp(name, "user_version") == 0)
+                version->user_version = atoll(value);
+        unsigned i = 0;
+        while (i < db->n_pragmas && strcmp(db->pragmas[i].name, name) != 0)
+                i++;
+        assert(i < PRAGMAS);
+        db->n_pragmas = MAX(db->n_pragmas, i + 1);
+        snprintf(db->pragmas[i].name, sizeof(db->pragmas[i].name), "%s", name);
+        snprintf(db->pragmas[i].value, sizeof(db->pragmas[i].value), "%s", value);
+}
+
+static const char *pragma_text(const sqlite3 *db, const char *name) {
+        for (unsigned i = 0; i < db->n_pragmas; i++)
+                if (strcmp(db->pragmas[i].name, name) == 0)
+                        return db->pragmas[i].value;
+        return NULL;
+}
+
+/* ---- What the tree calls ---- */
+
+int sqlite3_open_v2(const char *path, sqlite3 **ret, int flags, const char *vfs) {
+        MemFile *file = file_of(path) ?: file_new(path);
+        if (!file)
+                return SQLITE_CANTOPEN;
+        file->full = is_full_there(path);
+        sqlite3 *db = calloc(1, sizeof(sqlite3));
+        assert(db);
+        db->file = file;
+        file->n_open++;
+        *ret = db;
+        return SQLITE_OK;
+}
+
+/* Closing a file that was being built, or cleanly: the last one out makes all of it durable. */
+int sqlite3_db_config(sqlite3 *db, int what, ...) {
+        va_list ap;
+        va_start(ap, what);
+        int on = va_arg(ap, int);
+        va_end(ap);
+        if (what == SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE && !on && !db->open)
+                (void)sqlite3_wal_checkpoint_v2(db, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
+        return SQLITE_OK;
+}
+
+int sqlite3_close(sqlite3 *db) {
+        if (!db)
+                return SQLITE_OK;
+        if (db->open)
+                (void)do_rollback(db);
+        assert(db->file->n_open > 0);
+        db->file->n_open--;
+        free(db);
+        return SQLITE_OK;
+}
+
+int sqlite3_wal_checkpoint_v2(sqlite3 *db, const char *name, int mode, int *ret_log, int *ret_moved) {
+        MemFile *file = db->file;
+        if (file->full)
+                return SQLITE_FULL;
+        if (ret_log)
+                *ret_log = *ret_moved = (int)file->pages;
+        version_set(&file->durable, &file->committed);
+        between_clear(file);
+        file->pages = 0;
+        return SQLITE_OK;
+}
+
+void *sqlite3_wal_hook(sqlite3 *db, int (*hook)(void *, sqlite3 *, const char *, int), void *userdata) {
+        db->hook = hook;
+        db->hook_userdata = userdata;
+        return NULL;
+}
+
+int sqlite3_extended_result_codes(sqlite3 *db, int on) {
+        return SQLITE_OK;
+}
+
+int sqlite3_busy_timeout(sqlite3 *db, int msec) {
+        return SQLITE_OK;
+}
+
+int sqlite3_get_autocommit(sqlite3 *db) {
+        return !db->open;
+}
+
+int sqlite3_system_errno(sqlite3 *db) {
+        return 0;
+}
+
+const char *sqlite3_errmsg(sqlite3 *db) {
+        return "the database in memory says so";
+}
+
+const char *sqlite3_errstr(int code) {
+        return "the database in memory says so";
+}
+
+static const Meaning *meaning_of(const char *text) {
+        if (strncmp(text, "PRAGMA ", 7) == 0)
+                return &pragma_meaning;
+        for (size_t i = 0; i < ELEMENTSOF(meanings); i++)
+                if (strcmp(meanings[i].text, text) == 0)
+                        return &meanings[i];
+        fprintf(stderr, "tests/sim/memdb.c has to learn: %s\n", text);
+        abort();
+}
+
+int sqlite3_prepare_v3(sqlite3 *db, const char *text, int size, unsigned flags, sqlite3_stmt **ret,
+                       const char **ret_tail) {
+        sqlite3_stmt *s = calloc(1, sizeof(sqlite3_stmt));
+        assert(s);
+        s->db = db;
+        s->meaning = meaning_of(text);
+        if (s->meaning->action == DO_PRAGMA)
+                snprintf(s->pragma, sizeof(s->pragma), "%s", text + 7);
+        *ret = s;
+        return SQLITE_OK;
+}
+
+int sqlite3_prepare_v2(sqlite3 *db, const char *text, int size, sqlite3_stmt **ret, const char **ret_tail) {
+        return sqlite3_prepare_v3(db, text, size, 0, ret, ret_tail);
+}
+
+const char *sqlite3_sql(sqlite3_stmt *s) {
+        return s->meaning->text;
+}
+
+int sqlite3_stmt_busy(sqlite3_stmt *s) {
+        return s->busy;
+}
+
+int sqlite3_reset(sqlite3_stmt *s) {
+        s->busy = false;
+        s->n_steps = s->answer = 0;
+        s->item = map_item_unref(s->item);
+        s->root = map_unref(s->root);
+        return SQLITE_OK;
+}
+
+int sqlite3_finalize(sqlite3_stmt *s) {
+        if (!s)
+                return SQLITE_OK;
+        (void)sqlite3_reset(s);
+        free(s);
+        return SQLITE_OK;
+}
+
+int sqlite3_bind_int64(sqlite3_stmt *s, int n, sqlite3_int64 v) {
+        assert(n >= 1 && n <= COLUMNS_MAX);
+        s->bound[n - 1] = (Column){.number = (uint64_t)v, .size = 1}; /* size 1: it is bound */
+        s->bytes[n - 1] = BYTES(NULL, 0);
+        return SQLITE_OK;
+}
+
+int sqlite3_bind_blob64(sqlite3_stmt *s, int n, const void *data, sqlite3_uint64 size, void (*del)(void *)) {
+        assert(n >= 1 && n <= COLUMNS_MAX && del == SQLITE_STATIC);
+        s->bound[n - 1] = (Column){.is_bytes = true};
+        s->bytes[n - 1] = BYTES(data, size);
+        return SQLITE_OK;
+}
+
+static int step(sqlite3_stmt *s) {
+        switch (s->meaning->action) {
+        case DO_BEGIN:
+                return do_begin(s->db);
+        case DO_COMMIT:
+                return do_commit(s->db);
+        case DO_ROLLBACK:
+                return do_rollback(s->db);
+        case DO_GET:
+                return do_get(s);
+        case DO_PUT:
+        case DO_INSERT:
+        case DO_UPDATE:
+                return do_put(s);
+        case DO_DELETE:
+                return do_delete(s);
+        case DO_RANGE:
+                return do_range(s);
+        case DO_LAST:
+        case DO_MAX:
+        case DO_COUNT:
+                return do_whole(s);
+        case DO_PRAGMA:
+                return s->n_steps > 1 ? SQLITE_DONE : SQLITE_ROW;
+        }
+        abort();
+}
+
+int sqlite3_step(sqlite3_stmt *s) {
+        s->n_steps++;
+        int rc = step(s);
+        s->busy = rc == SQLITE_ROW;
+        return rc;
+}
+
+int sqlite3_exec(sqlite3 *db, const char *text, int (*each)(void *, int, char **, char **), void *userdata,
+                 char **ret_error) {
+        if (strncmp(text, "CREATE ", 7) == 0)
+                return SQLITE_OK;
+        if (strncmp(text, "PRAGMA ", 7) != 0) {
+                sqlite3_stmt s = {.db = db, .meaning = meaning_of(text)};
+                int rc = step(&s);
+                return rc == SQLITE_DONE ? SQLITE_OK : rc;
+        }
+        char name[32], value[32];
+        for (const char *at = text; (at = strstr(at, "PRAGMA ")); at += 7)
+                if (sscanf(at + 7, "%31[a-z_]=%31[-a-z0-9]", name, value) == 2)
+                        pragma_set(db, name, value);
+        return SQLITE_OK;
+}
+
+/* ---- Columns ---- */
+
+static const Column *column_of(sqlite3_stmt *s, int n) {
+        return &s->item->columns[(int)s->meaning->columns[n]];
+}
+
+static bool is_key(const sqlite3_stmt *s, int n) {
+        assert(n < s->meaning->n_columns);
+        return s->meaning->columns[n] < 0;
+}
+
+sqlite3_int64 sqlite3_column_int64(sqlite3_stmt *s, int n) {
+        switch (s->meaning->action) {
+        case DO_MAX:
+        case DO_COUNT:
+                return (sqlite3_int64)s->answer;
+        case DO_PRAGMA:
+                return pragma_number(s->db, s->pragma);
+        default:
+                break;
+        }
+        if (!is_key(s, n))
+                return (sqlite3_int64)column_of(s, n)->number;
+        uint64_t v = 0;
+        for (size_t i = head_size(s->meaning); i < s->item->key_size; i++)
+                v = v << 8 | s->item->bytes[i];
+        return (sqlite3_int64)v;
+}
+
+int sqlite3_column_int(sqlite3_stmt *s, int n) {
+        return (int)sqlite3_column_int64(s, n);
+}
+
+static Bytes column_as_bytes(sqlite3_stmt *s, int n) {
+        if (!is_key(s, n))
+                return map_item_bytes(s->item, (size_t)s->meaning->columns[n]);
+        size_t head = head_size(s->meaning);
+        return BYTES(s->item->bytes + head, s->item->key_size - head);
+}
+
+const void *sqlite3_column_blob(sqlite3_stmt *s, int n) {
+        return column_as_bytes(s, n).data;
+}
+
+int sqlite3_column_bytes(sqlite3_stmt *s, int n) {
+        return (int)column_as_bytes(s, n).size;
+}
+
+const unsigned char *sqlite3_column_text(sqlite3_stmt *s, int n) {
+        assert(s->meaning->action == DO_PRAGMA);
+        return (const unsigned char *)pragma_text(s->db, s->pragma);
+}

@@ -1,0 +1,17 @@
+/* What lies below the tree: a database in memory that knows its versions. */
+#include "sim.h"
+
+#include <stdio.h>
+
+#include "memdb.h"
+
+const char store_program[] = "simulate";
+
+void store_look(SimHost *host) {
+}
+
+void store_cut(SimHost *host, const char *name) {
+        char path[400];
+        snprintf(path, sizeof(path), "%s/%s", host->directory, name);
+        memdb_cut(path, chance(5000) ? 0 : (unsigned)below(1001));
+}
