@@ -625,6 +625,7 @@ static void image(SimHost *host) {
 }
 
 static void restore(SimHost *host) {
+        promise_forgive(host);
         char copy[100];
         snprintf(copy, sizeof(copy), "%s.image", host->directory);
         copy_files(copy, host->directory);
@@ -633,6 +634,7 @@ static void restore(SimHost *host) {
 }
 
 static void wipe(SimHost *host) {
+        promise_forgive(host);
         char command[200];
         snprintf(command, sizeof(command), "rm -rf '%s' && mkdir '%s'", host->directory, host->directory);
         if (system(command) != 0)
@@ -665,6 +667,7 @@ static void rot(SimHost *host) {
         disk->ops->close(file);
         for (uint64_t at = end - 700; at < end - 660; at++)
                 (void)simdisk_flip(host->disk, name, at, 0x5a);
+        promise_forgive(host);
         world.may_rot = true;
 }
 

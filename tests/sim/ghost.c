@@ -258,6 +258,7 @@ static void look_at_digest(SimHost *host) {
 void ghost_look(SimHost *host) {
         Agent *agent = host->agent;
         const TreeStatus *tree = &agent->tree_status;
+        promise_look(host);
 
         if (!host_is_in(host))
                 return;

@@ -6,6 +6,7 @@
  *      net.c       connections, letters, calls; delays, cuts, resets
  *      host.c      machines: start, turn, disk, kill, power cut
  *      ghost.c     what must be true
+ *      promise.c   what was promised is on disk
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
  *      store_…     what lies below the tree: SQLite, or memory (memdb.c) in its place
@@ -167,6 +168,12 @@ const Change *ghost_at(const char *path, uint64_t revision); /* what the path he
 const Change *ghost_of_value(const char *text);
 void ghost_final(void); /* every host's tree is the ghost's */
 uint64_t hash_bytes(Bytes bytes);
+
+/* ---- promise.c ---- */
+
+void promise_look(SimHost *host);    /* after each turn */
+void promise_forgive(SimHost *host); /* its disk was touched: less than was promised may be there */
+void promise_tell(void);
 
 /* ---- client.c ---- */
 
