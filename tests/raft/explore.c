@@ -11,7 +11,8 @@
  *    become the same. With --once a letter is taken at most once, which reaches deeper.
  *
  * Choices: take a letter, store the oldest batch, crash with any part of the batches on disk and start
- * again, silence (a follower's timeout; a leader that hears nobody), propose, change the voters, beat.
+ * again, silence (a follower's timeout; a leader that hears nobody), propose, change the voters, hand over,
+ * beat.
  * Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost unless --beats allows some.
  *
  * What keeps the world small, each only by leaving out what promises nothing or by losing letters:
@@ -48,12 +49,13 @@ typedef enum Choice {
         CHOICE_STORE,
         CHOICE_PROPOSE,
         CHOICE_CHANGE,
+        CHOICE_TRANSFER,
         CHOICE_CRASH,                            /* + batches that reached the disk */
         CHOICE_TAKE = CHOICE_CRASH + PENDING + 1 /* + letter */
 } Choice;
 
 typedef struct Bounds {
-        uint64_t voters, terms, entries, proposals, crashes, beats, depth, states;
+        uint64_t voters, terms, entries, proposals, crashes, beats, transfers, depth, states;
         uint64_t change[LIMIT_VOTERS];
         size_t n_change;
         bool once, loud, prevote, stale;
@@ -64,7 +66,33 @@ typedef struct Image {
         uint8_t entries[INDEXES]; /* numbers of entries */
 } Image;
 
-/* A state of one host, as far as the world must know it. */
+/* A state of one host, as far as the world must know it. Two hosts count as one state when their cores will
+ * behave alike, so the hash (put_core() and what it calls) lists every field of the core that steers it;
+ * hashed.py fails when one is neither there nor here:
+ *
+ *      never hashed
+ *      Raft: options started failed          the same in every state
+ *      Raft: random                          all draws are of one microsecond, or capped
+ *      Raft: now heard_usec hard_seq stored_seq store_seq
+ *                                            only differences count
+ *      Raft: peers batches log ack           by their own fields
+ *      Raft: batches_capacity reads_capacity done_capacity queue_capacity messages_capacity pool_capacity
+ *      Raft: store_entries_capacity done_out_capacity
+ *                                            room
+ *      Raft: uncommitted_bytes beat_marks    never near their limit; read by status only
+ *      Raft: reads n_reads done n_done       nobody reads here
+ *      Raft: queue n_queue messages n_messages pool n_pool store_entries done_out loads snapshots progress
+ *                                            empty between turns, or written before they are read
+ *      Raft: seen                            tells what changed, steers nothing
+ *      Peer: inflight_first inflight_bytes   where the ring begins; never near the limit
+ *      Peer: follow_usec                     read by status only
+ *      Peer: snapshot_wanted loaded loaded_from
+ *                                            the log begins at 1 and is in memory: nothing is loaded or sent
+ *      Inflight: bytes                       never near the limit
+ *      LogView: base_index base_term cache_first released released_bytes runs_capacity ring_capacity
+ *      LogView: confs_capacity               nothing is trimmed
+ *      LogView: runs n_runs ring confs n_confs
+ *                                            follow from the entries and the commit index */
 typedef struct Local {
         uint32_t parent;
         uint32_t choice;
@@ -88,7 +116,7 @@ typedef struct World {
         uint8_t committed[INDEXES];
         uint8_t committed_in[INDEXES]; /* term */
         uint8_t leader_of[TERMS];
-        uint8_t crashes, proposals, changes, beats;
+        uint8_t crashes, proposals, changes, beats, transfers;
         uint32_t n_letters;
         uint16_t letters[LETTERS]; /* rising */
 } World;
@@ -419,6 +447,8 @@ static void host_choose(Host *host, uint32_t choice, bool listen) {
                 host_store(host);
         else if (choice == CHOICE_CHANGE)
                 raft_change(host->raft, bounds.change, bounds.n_change, host->now);
+        else if (choice == CHOICE_TRANSFER)
+                raft_transfer(host->raft, 0, host->now);
         else if (choice == CHOICE_PROPOSE) {
                 uint8_t data = (uint8_t)host->id;
                 _cleanup_(entry_unrefp) Entry *entry =
@@ -461,6 +491,7 @@ static void put_leader(Canon *canon, const Raft *raft) {
         put(canon, raft->term_start);
         put(canon, raft->transfer);
         put(canon, raft->transfer_sent);
+        put_left(canon, raft->now, raft->transfer ? raft->transfer_deadline : 0, 2);
         put_left(canon, raft->now, raft->beat_due_usec, 2);
         put(canon, raft->n_peers);
         for (size_t i = 0; i < raft->n_peers; i++)
@@ -721,8 +752,8 @@ static void show_step(const Step *step) {
         else if (step->choice >= CHOICE_CRASH)
                 printf("crashes, %u batches reached the disk\n", step->choice - CHOICE_CRASH);
         else {
-                static const char *const names[] = {"starts", "hears nobody", "beats",
-                                                    "stores", "proposes",     "changes the voters"};
+                static const char *const names[] = {"starts",   "hears nobody",       "beats",     "stores",
+                                                    "proposes", "changes the voters", "hands over"};
                 printf("%s\n", names[step->choice]);
         }
 }
@@ -842,6 +873,7 @@ static bool try(const World *from, uint32_t number, size_t host, uint32_t choice
         world.proposals += choice == CHOICE_PROPOSE;
         world.changes += choice == CHOICE_CHANGE;
         world.beats += choice == CHOICE_BEAT;
+        world.transfers += choice == CHOICE_TRANSFER;
         if (bounds.once && choice >= CHOICE_TAKE)
                 world_remove(&world, (uint16_t)(choice - CHOICE_TAKE));
         for (size_t i = 0; i < t.n_out; i++)
@@ -877,6 +909,8 @@ static bool try_host(const World *world, uint32_t number, size_t host, Layer *ne
                 ok = try(world, number, host, CHOICE_CHANGE, next);
         if (ok && leads && world->beats < bounds.beats)
                 ok = try(world, number, host, CHOICE_BEAT, next);
+        if (ok && leads && world->transfers < bounds.transfers)
+                ok = try(world, number, host, CHOICE_TRANSFER, next);
         for (uint32_t keep = 0; ok && world->crashes < bounds.crashes && keep <= local.n_pending; keep++)
                 ok = try(world, number, host, CHOICE_CRASH + keep, next);
         for (size_t i = 0; ok && i < world->n_letters; i++)
@@ -958,20 +992,28 @@ static void change_parse(const char *list) {
 
 static void options_parse(int argc, char **argv) {
         static const struct option options[] = {
-                {"voters", required_argument, NULL, 'v'},  {"terms", required_argument, NULL, 't'},
-                {"entries", required_argument, NULL, 'e'}, {"proposals", required_argument, NULL, 'p'},
-                {"crashes", required_argument, NULL, 'c'}, {"beats", required_argument, NULL, 'b'},
-                {"depth", required_argument, NULL, 'd'},   {"states", required_argument, NULL, 's'},
-                {"change", required_argument, NULL, 'n'},  {"once", no_argument, NULL, 'o'},
-                {"loud", no_argument, NULL, 'l'},          {"prevote", no_argument, NULL, 'q'},
-                {"stale", no_argument, NULL, 'z'},         {},
+                {"voters", required_argument, NULL, 'v'},
+                {"terms", required_argument, NULL, 't'},
+                {"entries", required_argument, NULL, 'e'},
+                {"proposals", required_argument, NULL, 'p'},
+                {"crashes", required_argument, NULL, 'c'},
+                {"beats", required_argument, NULL, 'b'},
+                {"depth", required_argument, NULL, 'd'},
+                {"states", required_argument, NULL, 's'},
+                {"change", required_argument, NULL, 'n'},
+                {"once", no_argument, NULL, 'o'},
+                {"transfers", required_argument, NULL, 'r'},
+                {"loud", no_argument, NULL, 'l'},
+                {"prevote", no_argument, NULL, 'q'},
+                {"stale", no_argument, NULL, 'z'},
+                {},
         };
         int c;
         while ((c = getopt_long(argc, argv, "", options, NULL)) >= 0) {
                 uint64_t *numbers[] = {
                         ['v'] = &bounds.voters,    ['t'] = &bounds.terms,   ['e'] = &bounds.entries,
                         ['p'] = &bounds.proposals, ['c'] = &bounds.crashes, ['b'] = &bounds.beats,
-                        ['d'] = &bounds.depth,     ['s'] = &bounds.states};
+                        ['d'] = &bounds.depth,     ['s'] = &bounds.states,  ['r'] = &bounds.transfers};
                 if (c == 'n')
                         change_parse(optarg);
                 else if (c == 'o')
