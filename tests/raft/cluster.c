@@ -418,6 +418,7 @@ void node_turn(Table *table, Node *node) {
         node->deadline_usec = update.deadline_usec;
         assert(update.commit == status.commit);
         node_note_store(table, node, &update.store);
+        check_leader(table, node, &status); /* before its letters say so */
         for (size_t i = 0; i < update.n_messages; i++) {
                 const RaftMessage *m = update.messages + i;
                 check_promise(table, node, m);
@@ -430,7 +431,6 @@ void node_turn(Table *table, Node *node) {
         node_note_wants(node, &update);
         if (table->told)
                 table->told(table, node, &update);
-        check_leader(table, node, &status);
         if (status.role != RAFT_PASSIVE)
                 node->promoted = false;
         uint64_t before = node->commit;

@@ -16,10 +16,16 @@
  *      store ID [N]                the host's disk finishes its oldest N batches (default all)
  *      settle                      deliver and store until nothing is left
  *      elect ID                    timeout, settle
- *      propose ID TEXT | flood ID N BYTES (one turn) | stream ID N BYTES (N turns) | read ID | change ID
- * VOTER… | transfer ID TARGET | silent ID PEER promote ID | demote ID | observe ID INDEX | trim ID INDEX |
- * load ID | snapshot ID crash ID [KEPT-BATCHES] | start ID forge TYPE FROM TO KEY=N…   a letter that nobody
- * wrote show [ID] | log ID quiet COMMAND               without its output */
+ *      propose ID TEXT | flood ID N BYTES (one turn) | stream ID N BYTES (N turns)
+ *      read ID | change ID VOTER… | transfer ID TARGET | silent ID PEER
+ *      promote ID | demote ID | observe ID INDEX | trim ID INDEX | load ID | snapshot ID
+ *      crash ID [KEPT-BATCHES] | start ID
+ *      forge TYPE FROM TO KEY=N…   a letter that nobody wrote
+ *      cut A-B… | cut A>B… | heal  links that lose what is sent while time runs; one way with >
+ *      run MS                      time runs for all, letters and disks take a millisecond;
+ *                                  told is who comes to office and who leaves it
+ *      show [ID] | log ID
+ *      quiet COMMAND               without its output */
 #include "cluster.h"
 
 #include <inttypes.h>
@@ -30,6 +36,8 @@ typedef struct Story {
         Table *table;
         FILE *out;
         bool quiet;
+        bool running; /* only changes of leaders are told */
+        bool cut[NODES_MAX + 1][NODES_MAX + 1];
         RaftStatus seen[NODES_MAX + 1];
 } Story;
 
@@ -48,7 +56,7 @@ static void say_nonzero(const char *name, uint64_t value) {
 }
 
 static void on_sent(Table *table, Node *node, const RaftMessage *m) {
-        if (story.quiet)
+        if (story.quiet || story.running)
                 return;
         fprintf(story.out, "  %" PRIu64 "->%" PRIu64 " %s term %" PRIu64, m->from, m->to, type_name(m->type),
                 m->term);
@@ -80,6 +88,13 @@ static void say_store(const Node *node, const RaftStore *store) {
         fputc('\n', story.out);
 }
 
+static void say_office(const Node *node, const RaftStatus *before, const RaftStatus *now) {
+        if (now->role == RAFT_LEADER && before->role != RAFT_LEADER)
+                fprintf(story.out, "  %" PRIu64 " leads in term %" PRIu64 "\n", node->id, now->term);
+        if (now->role != RAFT_LEADER && before->role == RAFT_LEADER)
+                fprintf(story.out, "  %" PRIu64 " leads no more\n", node->id);
+}
+
 static void on_told(Table *table, Node *node, const RaftUpdate *update) {
         RaftStatus now, *seen = story.seen + node->id;
         raft_status(node->raft, &now);
@@ -87,6 +102,10 @@ static void on_told(Table *table, Node *node, const RaftUpdate *update) {
         *seen = now;
         if (story.quiet)
                 return;
+        if (story.running) {
+                say_office(node, &before, &now);
+                return;
+        }
         if (update->store.seq != 0)
                 say_store(node, &update->store);
         if (now.role != before.role || now.term != before.term)
@@ -127,6 +146,7 @@ static void table_close(void) {
 static void table_open(size_t n_nodes, size_t n_voters) {
         table_close();
         memset(story.seen, 0, sizeof(story.seen));
+        memset(story.cut, 0, sizeof(story.cut));
         for (size_t i = 0; i < ELEMENTSOF(story.seen); i++)
                 story.seen[i].role = RAFT_FOLLOWER;
         story.table = calloc(1, sizeof(Table));
@@ -189,6 +209,65 @@ static void settle(void) {
                         return;
         }
         fputs("  never settles\n", story.out);
+}
+
+/* "1-2 3>4": both ways, one way. */
+static void cut(char *words) {
+        char *save = NULL;
+        for (char *word = strtok_r(words, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+                char *end;
+                uint64_t a = strtoull(word, &end, 10), b = strtoull(end + 1, NULL, 10);
+                assert(a <= NODES_MAX && b <= NODES_MAX && (*end == '-' || *end == '>'));
+                story.cut[a][b] = true;
+                story.cut[b][a] |= *end == '-';
+        }
+}
+
+/* One millisecond for everybody. */
+static void step(Table *table) {
+        table->now += USEC_PER_MSEC;
+        letters_mark();
+        for (size_t i = 0; i < table->n_letters;) {
+                const RaftMessage *m = &table->letters[i].message;
+                if (table->letters[i].usec != 1)
+                        i++;
+                else if (story.cut[m->from][m->to])
+                        letter_drop(table, i);
+                else
+                        node_deliver(table, i);
+        }
+        for (size_t i = 0; i < table->n_nodes; i++) {
+                Node *node = table->nodes + i;
+                if (node->raft && node->n_pending > 0)
+                        node_store(table, node, SIZE_MAX);
+                if (node->raft && node->deadline_usec <= table->now)
+                        tick(node);
+        }
+}
+
+static uint64_t highest_term(const Table *table) {
+        uint64_t term = 0;
+        for (size_t i = 0; i < table->n_nodes; i++) {
+                RaftStatus status;
+                if (!table->nodes[i].raft)
+                        continue;
+                raft_status(table->nodes[i].raft, &status);
+                term = MAX(term, status.term);
+        }
+        return term;
+}
+
+static void run_time(uint64_t ms) {
+        Table *table = story.table;
+        uint64_t elections = table->n_elections, term = highest_term(table);
+        story.running = true;
+        for (; ms > 0; ms--)
+                step(table);
+        story.running = false;
+        elections = table->n_elections - elections;
+        term = highest_term(table) - term;
+        if (!story.quiet && (elections > 0 || term > 0))
+                fprintf(story.out, "  %" PRIu64 " came to office, %" PRIu64 " new terms\n", elections, term);
 }
 
 static void timeout(Node *node) {
@@ -375,6 +454,12 @@ static bool run(char *command) {
                 return false;
         if (strcmp(command, "settle") == 0)
                 settle();
+        else if (strcmp(command, "run") == 0)
+                run_time(strtoull(rest, NULL, 10));
+        else if (strcmp(command, "cut") == 0)
+                cut(rest);
+        else if (strcmp(command, "heal") == 0)
+                memset(story.cut, 0, sizeof(story.cut));
         else if (strcmp(command, "show") == 0)
                 show(strtoull(rest, NULL, 10));
         else if (strcmp(command, "forge") == 0)
