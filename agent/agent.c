@@ -335,8 +335,8 @@ int agent_get(Agent *agent, const char *path, AgentEntry *ret) {
                 return 1;
         if (r == TREE_ROTTEN)
                 return -EBADMSG;
-        if (r < 0)
-                return r;
+        if (r != 0)
+                return r < 0 ? r : -EIO;
         entry_view(&entry, ret);
         return 0;
 }
@@ -361,7 +361,7 @@ int agent_list(Agent *agent, const char *subtree, const char *after, uint32_t fl
         ListEach list = {.each = each, .userdata = userdata};
         int r = tree_list(agent->tree, subtree, after ?: "", flags, limit, max_bytes, each_entry, &list,
                           ret_more);
-        return r == TREE_ROTTEN ? -EBADMSG : r;
+        return r == TREE_ROTTEN ? -EBADMSG : r == TREE_FULL ? -EIO : r;
 }
 
 uint64_t agent_revision(Agent *agent) {

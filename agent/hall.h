@@ -339,6 +339,7 @@ typedef struct Removal { /* a task of administration: removal or transfer */
 
 typedef struct Roles {
         RoleView *views;
+        RoleView nobody; /* handed out when there is no memory for another; the agent ends then */
         uint64_t work_usec;
         Removal *removals;
         unsigned n_removals;

@@ -52,12 +52,15 @@ void members_up(Agent *agent, uint64_t host, uint64_t connection) {
         Connection *known = connection_of(agent, host);
         if (!known) {
                 known = calloc(1, sizeof(Connection));
-                if (!known) {
+                if (known) {
+                        known->host = host;
+                        HASH_ADD(hh, agent->members.connections, host, sizeof(known->host), known);
+                }
+                if (!known || !HASH_ADDED(known)) {
+                        free(known);
                         agent->outside.disconnect(agent->outside.userdata, host);
                         return;
                 }
-                known->host = host;
-                HASH_ADD(hh, agent->members.connections, host, sizeof(known->host), known);
         }
         known->connection = connection;
         known->hello = false;

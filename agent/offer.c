@@ -114,6 +114,10 @@ static OfferStream *stream_of(Agent *agent, uint64_t host) {
                 return NULL;
         stream->host = host;
         HASH_ADD(hh, offers->streams, host, sizeof(stream->host), stream);
+        if (!HASH_ADDED(stream)) {
+                free(stream);
+                return NULL;
+        }
         return stream;
 }
 

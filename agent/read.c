@@ -118,13 +118,17 @@ static int question_ask(Agent *agent, uint64_t host, uint64_t incarnation, uint6
                 .incarnation = incarnation,
                 .their_id = their_id,
         };
+        HASH_ADD(hh, reads->questions, id, sizeof(question->id), question);
+        if (!HASH_ADDED(question)) {
+                free(question);
+                return -ENOMEM;
+        }
+        reads->n_questions++;
         int r = raft_read(agent->raft, question->id, agent->now_usec);
         if (r != 0) {
-                free(question);
+                question_free(agent, question);
                 return r;
         }
-        HASH_ADD(hh, reads->questions, id, sizeof(question->id), question);
-        reads->n_questions++;
         agent->again = true;
         return 0;
 }

@@ -32,12 +32,17 @@ RoleView *roles_view(Agent *agent, uint64_t host) {
         if (view)
                 return view;
         view = calloc(1, sizeof(RoleView));
-        if (!view)
-                abort(); /* a few bytes: the process is past help */
-        view->host = host;
-        view->connected_usec = agent->now_usec;
-        HASH_ADD(hh, agent->roles.views, host, sizeof(view->host), view);
-        return view;
+        if (view) {
+                view->host = host;
+                view->connected_usec = agent->now_usec;
+                HASH_ADD(hh, agent->roles.views, host, sizeof(view->host), view);
+                if (HASH_ADDED(view))
+                        return view;
+                free(view);
+        }
+        hall_fail(agent, -ENOMEM, "No memory to look after the members"); /* a few bytes: past help */
+        agent->roles.nobody = (RoleView){.host = host, .connected_usec = agent->now_usec};
+        return &agent->roles.nobody;
 }
 
 void roles_status(Agent *agent, uint64_t host, const LetterStatus *status) {

@@ -35,6 +35,10 @@ static SessionWatch *watch_of(Agent *agent, uint64_t host) {
         watch->host = host;
         watch->heard_usec = agent->now_usec;
         HASH_ADD(hh, agent->sessions.watched, host, sizeof(watch->host), watch);
+        if (!HASH_ADDED(watch)) {
+                free(watch);
+                return NULL;
+        }
         return watch;
 }
 

@@ -381,6 +381,11 @@ int agent_watch(Agent *agent, const char *subtree, uint32_t flags, uint64_t from
                 }
                 memcpy(at->path, subtree, size + 1);
                 HASH_ADD_KEYPTR(hh, watches->paths, at->path, size, at);
+                if (!HASH_ADDED(at)) {
+                        free(at);
+                        free(watch);
+                        return -ENOMEM;
+                }
         }
 
         uint64_t revision = MAX(agent->tree_status.revision, agent->told_revision);

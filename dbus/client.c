@@ -18,6 +18,10 @@ User *user_get(Bus *bus, uid_t uid) {
                         return NULL;
                 user->uid = uid;
                 HASH_ADD(hh, bus->users, uid, sizeof(uid), user);
+                if (!HASH_ADDED(user)) {
+                        free(user);
+                        return NULL;
+                }
         }
         user->n_refs++;
         return user;
@@ -126,6 +130,11 @@ static int client_new_on_bus(Link *link, const char *name, Client **ret) {
                 return -ENOMEM;
         }
         HASH_ADD_KEYPTR(hh, link->clients, client->name, strlen(client->name), client);
+        if (!HASH_ADDED(client)) {
+                free(client->name);
+                free(client);
+                return -ENOMEM;
+        }
         int r = credentials_ask(link->sd, name, on_credentials, client, &client->asking);
         if (r < 0) {
                 client_free(client);

@@ -75,7 +75,8 @@ static Registration *registration_free(Registration *reg) {
                 close(reg->theirs);
         if (reg->call)
                 reg->call->registration = NULL;
-        HASH_DEL(bus->registrations, reg);
+        if (HASH_ADDED(reg))
+                HASH_DEL(bus->registrations, reg);
         bus->n_registrations--;
         reg->user->n_owned--;
         user_put(bus, reg->user);
@@ -140,7 +141,7 @@ static int registration_new(Bus *bus, uid_t uid, const char *hex, const char *pa
         strcpy(reg->hex, hex);
         HASH_ADD_STR(bus->registrations, hex, reg);
         reg->path = strdup(path);
-        if (!reg->path || buffer_append(&reg->value, value.data, value.size) < 0) {
+        if (!HASH_ADDED(reg) || !reg->path || buffer_append(&reg->value, value.data, value.size) < 0) {
                 registration_free(reg);
                 return -ENOMEM;
         }

@@ -20,6 +20,12 @@ static Unit *unit_new(Helper *helper, const char *name) {
         section_init(&unit->section);
         registration_init(&unit->registration, unit);
         HASH_ADD_STR(helper->units, name, unit);
+        if (!HASH_ADDED(unit)) {
+                registration_deinit(&unit->registration);
+                section_deinit(&unit->section);
+                free(unit);
+                return NULL;
+        }
         return unit;
 }
 

@@ -28,6 +28,9 @@
                 _take_v;                          \
         })
 
+/* uthash: did HASH_ADD…() have the memory to take it? */
+#define HASH_ADDED(element) ((element)->hh.tbl != NULL)
+
 /* Reads a flag and lowers it. */
 #define TAKE_FLAG(f)                \
         ({                          \

@@ -141,6 +141,8 @@ int tree_apply(Tree *tree, const Entry *entry, const EntryStamp *stamp, const Co
                void *userdata, Result *ret) {
         if (tree->fatal != 0)
                 return tree->fatal;
+        if (tree->lost != 0)
+                return transaction_failed(tree, tree->lost);
         if (entry->index != tree->meta.applied + 1 || entry->term < tree->meta.applied_term)
                 return -EINVAL;
         if (entry->type == ENTRY_COMMAND) {

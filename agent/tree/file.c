@@ -511,6 +511,7 @@ int transaction_begin(Tree *tree) {
 }
 
 int transaction_rollback(Tree *tree) {
+        tree->lost = 0;
         if (!sqlite3_get_autocommit(tree->db)) { /* SQLite may have done it already */
                 sqlite3_stmt *s;
                 int r = sql_acquire(tree, STMT_ROLLBACK, &s);
@@ -528,7 +529,8 @@ int transaction_rollback(Tree *tree) {
                 r = requests_load_expiry(tree);
         if (r != 0)
                 return r;
-        assert(tree->meta.applied == tree->committed);
+        if (tree->meta.applied != tree->committed)
+                return TREE_ROTTEN; /* somebody else wrote into the file */
         return 0;
 }
 
@@ -564,6 +566,8 @@ static int commit_contents(Tree *tree) {
 int transaction_commit(Tree *tree, bool wait) {
         if (tree->fatal != 0)
                 return tree->fatal;
+        if (tree->lost != 0)
+                return transaction_failed(tree, tree->lost);
         if (!tree->dirty)
                 return 0;
         if (!maintain_may_commit(tree, wait))

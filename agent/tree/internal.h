@@ -200,6 +200,7 @@ struct Tree {
         size_t rows;      /* written by it */
         size_t wal_pages; /* after the last COMMIT */
         int fatal;        /* first -errno of apply or commit: nothing is written after it */
+        int lost; /* why SQLite rolled back the open transaction by itself, until transaction_failed() */
         Maintain maintain;
 
         struct {

@@ -210,9 +210,9 @@ bool tree_dirty(const Tree *tree, bool *ret_urgent) {
                 bool busy = m->state == CHECKPOINT_LONG || m->state == CHECKPOINT_SHORT;
                 pthread_mutex_unlock(&m->mutex);
                 size_t limit = busy ? TREE_BLOCK_PAGES : TREE_URGENT_PAGES;
-                *ret_urgent = tree->dirty && (boundary || tree->pages >= limit);
+                *ret_urgent = tree->lost != 0 || (tree->dirty && (boundary || tree->pages >= limit));
         }
-        return tree->dirty;
+        return tree->dirty || tree->lost != 0;
 }
 
 void tree_checkpoint(Tree *tree) {
@@ -264,7 +264,7 @@ int maintain_sync(Tree *tree) {
 }
 
 static int maintain_prune(Tree *tree) {
-        if (!history_wants_pruning(tree) || tree->fatal != 0)
+        if (!history_wants_pruning(tree) || tree->fatal != 0 || tree->lost != 0)
                 return 0;
         int r = transaction_begin(tree);
         if (r == 0)

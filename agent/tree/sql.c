@@ -93,7 +93,19 @@ int sql_exec(const Tree *tree, sqlite3 *db, const char *text) {
         return rc == SQLITE_OK ? 0 : sql_fail(tree, db, rc, text);
 }
 
+/* Any statement that fails may take the open transaction with it: SQLite rolls back when memory, disk or
+ * space run out, also for a SELECT. What is applied is gone then while `meta` still tells of it: nobody
+ * reads, nothing is written, until transaction_failed() has brought both together again. */
+static int sql_failed(Tree *tree, int rc, const char *what) {
+        int r = sql_fail(tree, tree->db, rc, what);
+        if (tree->open && tree->lost == 0 && sqlite3_get_autocommit(tree->db))
+                tree->lost = r;
+        return r;
+}
+
 int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {
+        if (tree->lost != 0)
+                return tree->lost < 0 ? tree->lost : -EIO;
         sqlite3_stmt *cached = tree->statements[which];
         if (cached && !sqlite3_stmt_busy(cached)) {
                 *ret = cached;
@@ -104,7 +116,7 @@ int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {
         int rc = sqlite3_prepare_v3(tree->db, sql_text[which], -1, cached ? 0 : SQLITE_PREPARE_PERSISTENT,
                                     &fresh, NULL);
         if (rc != SQLITE_OK)
-                return sql_fail(tree, tree->db, rc, sql_text[which]);
+                return sql_failed(tree, rc, sql_text[which]);
         if (!cached)
                 tree->statements[which] = fresh;
         *ret = fresh;
@@ -124,7 +136,7 @@ int sql_step(Tree *tree, sqlite3_stmt *statement) {
                 return 0;
         if (rc == SQLITE_DONE)
                 return TREE_NONE;
-        return sql_fail(tree, tree->db, rc, sqlite3_sql(statement));
+        return sql_failed(tree, rc, sqlite3_sql(statement));
 }
 
 int sql_run(Tree *tree, Statement which, sqlite3_stmt *statement) {

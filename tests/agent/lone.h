@@ -48,10 +48,10 @@ static inline int lone_call_address(void *userdata, const char *address,
         return -EHOSTUNREACH;
 }
 
-static inline void lone_start(Lone *lone) {
-        AgentOptions options = {
+static inline AgentOptions lone_options(Lone *lone, Disk *disk) {
+        return (AgentOptions){
                 .state_directory = lone->directory,
-                .disk = simdisk_disk(lone->disk),
+                .disk = disk,
                 .host_name = "lone",
                 .heartbeat_usec = 100 * USEC_PER_MSEC,
                 .election_usec = 600 * USEC_PER_MSEC,
@@ -70,6 +70,10 @@ static inline void lone_start(Lone *lone) {
                                 .flush = lone_wake,
                         },
         };
+}
+
+static inline void lone_start(Lone *lone) {
+        AgentOptions options = lone_options(lone, simdisk_disk(lone->disk));
         assert_int_equal(agent_new(&lone->agent, &options), 0);
 }
 
