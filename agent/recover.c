@@ -250,8 +250,8 @@ int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote) {
                 .seed = agent->options.seed,
                 .heartbeat_usec = agent->options.heartbeat_usec,
                 .election_usec = agent->options.election_usec,
-                .cache_bytes = LIMIT_CACHE_BYTES,
-                .uncommitted_bytes = LIMIT_UNCOMMITTED_BYTES,
+                .cache_bytes = agent->options.cache_bytes ?: LIMIT_CACHE_BYTES,
+                .uncommitted_bytes = agent->options.uncommitted_bytes ?: LIMIT_UNCOMMITTED_BYTES,
         };
         uint64_t seed;
         agent->outside.random(agent->outside.userdata, &seed, sizeof(seed));

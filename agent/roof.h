@@ -23,7 +23,9 @@ typedef struct AgentOptions {
         uint64_t heartbeat_usec, election_usec, session_usec;
         unsigned max_voters;
         uint64_t seed;
-        size_t segment_bytes; /* 0: the log's default */
+        size_t segment_bytes;     /* 0: the log's default */
+        size_t uncommitted_bytes; /* 0: LIMIT_UNCOMMITTED_BYTES */
+        size_t cache_bytes;       /* 0: LIMIT_CACHE_BYTES */
 } AgentOptions;
 
 /* 0; -ESTALE: state of another machine; -EBUSY: another agent runs on it; -EPROTONOSUPPORT: written by a

@@ -69,7 +69,7 @@ typedef struct Watcher {
 } Watcher;
 
 #define OPS_MAX      200000
-#define CLIENTS_MAX  24
+#define CLIENTS_MAX  200
 #define WATCHERS_MAX 12
 
 static Op *ops;
@@ -78,8 +78,9 @@ static size_t *unknown, n_unknown; /* to be asked for */
 static Client clients[CLIENTS_MAX];
 static Watcher watchers[WATCHERS_MAX];
 static unsigned n_clients, n_watchers, n_keys;
-static uint64_t seen_revision, think_usec, big_values;
-static size_t *checks; /* reads whose revision the ghost does not know yet */
+static uint64_t seen_revision, think_usec, together_usec, big_values;
+static SimHost *favourite; /* whom many ask */
+static size_t *checks;     /* reads whose revision the ghost does not know yet */
 static size_t n_checks, checks_room;
 
 uint64_t clients_seen(void) {
@@ -313,6 +314,8 @@ static void client_reads(Client *client, Op *op) {
 /* ---- Clients ---- */
 
 static SimHost *choose_host(void) {
+        if (favourite && world.now / (5 * SEC) % 2 == 0 && host_runs(favourite) && host_is_in(favourite))
+                return favourite;
         for (unsigned n = 0; n < 6; n++) {
                 SimHost *host = world.hosts[below(world.n_hosts)];
                 if (host_runs(host) && host_is_in(host))
@@ -354,7 +357,10 @@ static void client_acts(void *p, uint64_t a) {
 }
 
 static void client_thinks(Client *client) {
-        at(world.now + between(think_usec / 10, think_usec * 2), client_acts, client, 0);
+        uint64_t usec = world.now + between(think_usec / 10, think_usec * 2);
+        if (together_usec > 0) /* all at once */
+                usec = usec / together_usec * together_usec + together_usec;
+        at(usec, client_acts, client, 0);
 }
 
 /* ---- Watchers ---- */
@@ -526,7 +532,11 @@ void clients_begin(void) {
         assert(ops && unknown);
         at(world.now, asks_outcomes, NULL, 0);
         world.clients = true;
-        n_clients = (unsigned)between(1, CLIENTS_MAX);
+        n_clients = (unsigned)between(1, chance(2000) ? CLIENTS_MAX : 24);
+        if (chance(2500))
+                together_usec = between(20, 1000) * MSEC;
+        if (chance(3000))
+                favourite = world.hosts[below(world.n_hosts)];
         n_watchers = (unsigned)between(1, WATCHERS_MAX);
         n_keys = (unsigned)between(2, 30);
         think_usec = thinks[below(ELEMENTSOF(thinks))] * MAX(1u, n_clients / 4);

@@ -184,6 +184,16 @@ static void strikes(void *p, uint64_t fault) {
         at(world.now + between(every[fault] / 4, every[fault] * 7 / 4), strikes, NULL, fault);
 }
 
+/* Rules about what is full, late or no longer in memory show only where that is common. */
+void limits_draw(void) {
+        static const uint64_t disks[] = {600, 600, 600, 5 * MSEC, 30 * MSEC};
+        world.disk_usec = disks[below(ELEMENTSOF(disks))];
+        if (chance(4000))
+                world.uncommitted_bytes = 300u << below(6);
+        if (chance(3000))
+                world.cache_bytes = 1000u << below(6);
+}
+
 void faults_begin(void) {
         world.faults = true;
         unsigned share = (unsigned)between(1000, 7000);

@@ -60,7 +60,7 @@ static void disk_kick(SimHost *host) {
         if (host->disk_pending || !host->agent)
                 return;
         host->disk_pending = true;
-        uint64_t usec = world.now + between(30, chance(300) ? 20000 : 600);
+        uint64_t usec = world.now + between(30, chance(300) ? 20000 : world.disk_usec);
         at(MAX(usec, MAX(host->stalled_until, host->paused_until)), disk_step, host, host->disk_token);
 }
 
@@ -202,6 +202,8 @@ void host_start(SimHost *host) {
                 .max_voters = world.max_voters,
                 .seed = random_next(&host->random),
                 .segment_bytes = 256 * 1024,
+                .uncommitted_bytes = world.uncommitted_bytes,
+                .cache_bytes = world.cache_bytes,
         };
         options.outside = (Outside){
                 .userdata = host, .now = out_now, .wall = out_wall, .random = out_random, .wake = out_wake};

@@ -51,6 +51,9 @@ typedef struct World {
         unsigned max_voters;
         uint64_t heartbeat_usec, election_usec, session_usec;
 
+        size_t uncommitted_bytes, cache_bytes; /* 0: as in production */
+        uint64_t disk_usec;                    /* a piece of work takes up to this */
+
         bool faults, clients;
         uint64_t disturbed_usec; /* something was wrong somewhere, last */
         uint64_t led_usec;       /* somebody began to lead, last */
@@ -203,5 +206,6 @@ unsigned seen_tell(bool all); /* returns how many places nobody saw */
 
 /* ---- fault.c ---- */
 
+void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
 void faults_end(void); /* everything heals */

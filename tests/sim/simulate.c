@@ -239,6 +239,7 @@ static void draw_world(void) {
         world.heartbeat_usec = world.election_usec / 6;
         world.session_usec = between(2, 8) * SEC;
         net_begin();
+        limits_draw();
         for (unsigned i = 0; i < n; i++)
                 (void)host_add();
 }

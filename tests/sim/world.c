@@ -175,7 +175,7 @@ ssize_t getrandom(void *data, size_t size, unsigned flags) {
 }
 
 void world_begin(uint64_t seed, uint64_t ticks, bool verbose) {
-        world = (World){.seed = seed, .ticks = ticks, .verbose = verbose, .now = 1};
+        world = (World){.seed = seed, .ticks = ticks, .verbose = verbose, .now = 1, .disk_usec = 600};
         world.random.state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
         const char *base = getenv("TMPDIR") ?: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
         snprintf(world.directory, sizeof(world.directory), "%.30s/treaty-sim-%d", base, (int)getpid());
