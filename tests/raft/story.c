@@ -18,7 +18,7 @@
  *      elect ID                    timeout, settle
  *      propose ID TEXT | flood ID N BYTES (one turn) | stream ID N BYTES (N turns)
  *      read ID | change ID VOTER… | transfer ID TARGET | silent ID PEER
- *      promote ID | demote ID | observe ID INDEX | trim ID INDEX | load ID | snapshot ID
+ *      promote ID [TREE] | demote ID | observe ID INDEX | trim ID INDEX | load ID | snapshot ID
  *      crash ID [KEPT-BATCHES] | start ID
  *      forge TYPE FROM TO KEY=N…   a letter that nobody wrote
  *      cut A-B… | cut A>B… | heal  links that lose what is sent while time runs; one way with >
@@ -314,7 +314,7 @@ static void change(Node *node, char *words) {
 static void say_log(const Node *node) {
         RaftStatus status;
         raft_status(node->raft, &status);
-        fputs(" ", story.out);
+        fputs(status.last_index > status.base_index ? " " : "  empty", story.out);
         for (uint64_t i = status.base_index + 1; i <= status.last_index; i++)
                 fprintf(story.out, " %" PRIu64 "/%" PRIu64, i, raft_term_of(node->raft, i));
         fputc('\n', story.out);
@@ -410,7 +410,7 @@ static bool run_on_host(const char *verb, Node *node, char *rest, uint64_t numbe
                 say_outcome(raft_silent(node->raft, number, table->now));
                 node_turn(table, node);
         } else if (strcmp(verb, "promote") == 0)
-                node_base(table, node, node->applied);
+                node_base(table, node, has_number ? number : node->applied);
         else if (strcmp(verb, "demote") == 0)
                 node_demote(table, node);
         else if (strcmp(verb, "observe") == 0)
