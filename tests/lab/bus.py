@@ -145,9 +145,9 @@ class Bus:
 
     # -- the few calls that everything is made of -----------------------------------------------------------------
 
-    def set(self, path, value, timeout=10):
+    def set(self, path, value, timeout=10, patience=20):
         value = value.encode() if isinstance(value, str) else value
-        return self.call("Tree.Set", path, value, 0, {"timeout-usec": ("t", int(timeout * 1e6))}, timeout=timeout + 20)
+        return self.call("Tree.Set", path, value, 0, {"timeout-usec": ("t", int(timeout * 1e6))}, timeout=timeout + patience)
 
     def get(self, path):
         """(value, mod_revision, info), None when there is no entry."""

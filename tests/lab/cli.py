@@ -85,6 +85,10 @@ def parser():
     soak = verb("soak", verb_soak, "write, kill and restart at random, and check that nothing is lost or done twice")
     soak.add_argument("--rounds", type=int, default=20, metavar="N")
     soak.add_argument("--seed", type=int, metavar="N", help="repeat the choices of an earlier run")
+    soak.add_argument("--faults", action="store_true", help="not kills only: also cuts, pauses, full, hanging, rotten and old disks")
+    soak.add_argument("--kind", action="append", metavar="DEED", help="only this deed; can be given more than once")
+    soak.add_argument("--hosts", type=int, default=3, metavar="N", help="so many hosts; from the fourth on some observe")
+    soak.add_argument("--only", type=int, metavar="ROUND", help="only one round of an earlier run")
 
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
@@ -215,7 +219,7 @@ def verb_test(fleet, options):
 
 def verb_soak(fleet, options):
     from . import soak
-    return soak.soak(fleet, options.rounds, options.seed)
+    return soak.soak(fleet, options.rounds, options.seed, options.faults, options.hosts, options.kind, options.only)
 
 
 def verb_bench(fleet, options):

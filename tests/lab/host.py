@@ -183,8 +183,7 @@ class Host:
         self._init = None
         self.fleet.net.remove(self.name)
         if os.path.exists(f"{self.dir}/disk.img"):
-            until(lambda: not run("losetup", "--noheadings", "-j", f"{self.dir}/disk.img").stdout.strip(), 10,
-                  f"the kernel to let go of {self.dir}/disk.img", step=0.05)
+            self.await_loop()
         self.forget_cgroup()
 
     crash = kill
@@ -228,6 +227,35 @@ class Host:
             if filecmp.cmp(image, copy, shallow=False):
                 return copy
         raise LabError(f"the disk of {self.name} never came to rest although the host is frozen")
+
+    def keep_disk(self):
+        """Keeps the disk as it is now, for put_back_disk() on a later day; the host stands still for a moment."""
+        self.pause()
+        try:
+            os.rename(self.copy_disk(), f"{self.dir}/disk.old")
+        finally:
+            self.resume()
+
+    def put_back_disk(self):
+        """A host that is off wakes up with the disk that was kept."""
+        os.rename(f"{self.dir}/disk.old", f"{self.dir}/disk.img")
+
+    def wipe_disk(self):
+        """A new, empty disk of the same size for a host that is off."""
+        run("mkfs.ext4", "-q", "-F", "-m", "0", "-O", "^resize_inode", f"{self.dir}/disk.img")
+
+    def on_disk(self, *argv):
+        """Runs a program on this machine with the disk of a host that is off; "@" stands for where it is mounted."""
+        where = f"{self.dir}/disk"
+        done = run("unshare", "--mount", "--propagation", "private", "sh", "-ec",
+                   'mount -o loop "$1" "$2"; shift 2; exec "$@"', "sh", f"{self.dir}/disk.img", where,
+                   *(where if a == "@" else a for a in argv))
+        self.await_loop()
+        return done.stdout
+
+    def await_loop(self):
+        until(lambda: not run("losetup", "--noheadings", "-j", f"{self.dir}/disk.img").stdout.strip(), 10,
+              f"the kernel to let go of {self.dir}/disk.img", step=0.05)
 
     def destroy(self):
         self.kill()
