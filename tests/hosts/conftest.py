@@ -46,7 +46,7 @@ def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if not report.failed:
         return
-    for name in (NAME, NAME + "j"):
+    for name in (NAME, NAME + "j", NAME + "n"):
         for host in Fleet(name).hosts:
             try:
                 told = host.journal("-u", "treatyd.service", "-u", "treaty-units.service", "-n", "15", "-o", "short-precise")

@@ -22,6 +22,7 @@ class Write:
     def __init__(self, path, value, host):
         self.path, self.value, self.host = path, value, host
         self.told, self.revision, self.request = "nothing", None, None
+        self.fate = None  # of an Unknown, as Outcome told it soon after
         self.began, self.ended = time.monotonic(), None
 
 
@@ -62,10 +63,12 @@ class Writer(Client):
     def __init__(self, host, number, count):
         super().__init__(host)
         self.number, self.count, self.private = number, count, number > 0
-        self.writes = []
+        self.writes, self.undecided = [], []
 
     def act(self, bus):
         self.count += 1
+        if self.undecided and self.count % 16 == 0:
+            self.ask(bus)
         path = f"/soak/{self.host.name}-{self.number}/{self.count % KEYS_PER_WRITER}"
         write = Write(path, f"{self.host.name}-{self.number}-{self.count}".encode(), self.host)
         self.writes.append(write)
@@ -78,12 +81,25 @@ class Writer(Client):
             write.told = "never" if e.name in NEVER else "unknown" if e.name == "Unknown" else "nothing"
             if write.told == "unknown":
                 write.request = e.request
+                self.undecided.append(write)
             time.sleep(0.05)  # the agent may be away for a while
             return
         if self.private and self.count % 4 == 0:
             found = bus.get(path)
             assert found and found[:2] == (write.value, write.revision), \
                 f"{self.host.name} answered {write.value} at {write.revision} and then reads {found and found[:2]}"
+
+
+    def ask(self, bus):
+        """The cluster remembers the fates of an agent's last 1,024 requests; a long round has more."""
+        for write in self.undecided:
+            try:
+                state, revision = bus.call("Tree.Outcome", write.request)
+            except BusError:
+                return
+            if state in ("applied", "never"):
+                write.fate = (state, revision)
+        self.undecided = [w for w in self.undecided if w.fate is None]
 
 
 class Reader(Client):

@@ -34,10 +34,9 @@ def kind(name, weight, disk=False):
 
 
 class Nemesis:
-    def __init__(self, fleet, hosts, chance):
-        self.fleet, self.hosts, self.chance = fleet, hosts, chance
+    def __init__(self, fleet, hosts, chance, longest=20):
+        self.fleet, self.hosts, self.chance, self.longest = fleet, hosts, chance, longest
         self.strangers = set()  # names of hosts that are other members since
-        self.refused = set()    # names of hosts of which nothing more is expected until they join anew
 
     # -- who, and for how long ------------------------------------------------------------------------------------
 
@@ -52,7 +51,7 @@ class Nemesis:
 
     def span(self, least, most):
         """Short ones as often as long ones."""
-        return least * (most / least) ** self.chance.random()
+        return least * (min(most, self.longest) / least) ** self.chance.random()
 
     def wait(self, least, most):
         seconds = self.span(least, most)

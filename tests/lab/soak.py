@@ -10,7 +10,7 @@ import shutil
 import statistics
 import time
 
-from . import cluster
+from . import cluster, packages
 from .clients import WRITERS_PER_HOST, Reader, Writer
 from .nemesis import BACK, KINDS, Nemesis
 from .proof import Proof
@@ -21,8 +21,8 @@ BROKE = r"Assertion|status=[0-9]*/(ABRT|SEGV|BUS|FPE|ILL|SYS)|watchdog timeout|s
 
 
 class Soak:
-    def __init__(self, fleet, hosts, seed, kinds=KILLS):
-        self.fleet, self.hosts, self.seed = fleet, hosts, seed
+    def __init__(self, fleet, hosts, seed, kinds=KILLS, longest=20):
+        self.fleet, self.hosts, self.seed, self.longest = fleet, hosts, seed, longest
         self.kinds = [KINDS[name] for name in kinds if fleet.has_disks or not KINDS[name].disk]
         self.counts = {}     # (host, writer) -> writes so far
         self.proof = Proof(hosts)
@@ -36,7 +36,7 @@ class Soak:
     def round(self, number):
         """Returns what was done, and what came of it, in words."""
         chance = random.Random(f"{self.seed}/{number}")
-        nemesis = Nemesis(self.fleet, self.hosts, chance)
+        nemesis = Nemesis(self.fleet, self.hosts, chance, self.longest)
         kind = chance.choices(self.kinds, [k.weight for k in self.kinds])[0]
         writers = [Writer(h, n, self.counts.get((h.name, n), 0)) for h in self.hosts for n in range(WRITERS_PER_HOST)]
         readers = [Reader(h, self.hosts) for h in self.hosts]
@@ -85,10 +85,10 @@ class Soak:
                 raise LabError(f"{host.name} broke down by itself:\n{told}")
 
 
-def run_rounds(fleet, hosts, rounds, seed, kinds=KILLS, only=None, told=say):
+def run_rounds(fleet, hosts, rounds, seed, kinds=KILLS, only=None, longest=20, told=say):
     """Runs the rounds on a formed cluster and returns the Soak with its sums; raises LabError where proof fails."""
     seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
-    soak = Soak(fleet, hosts, seed, kinds)
+    soak = Soak(fleet, hosts, seed, kinds, longest)
     for number in range(1, rounds + 1) if only is None else [only]:
         began = time.monotonic()
         try:
@@ -121,6 +121,7 @@ def soak(fleet, rounds, seed, faults=False, n_hosts=3, kinds=None, only=None):
         if name not in KINDS:
             raise LabError(f"there is no deed '{name}'; there are: {', '.join(KINDS)}")
     say(f"soak with --seed={seed}")
+    packages.install(packages.TEST)
     with fleet.lock():
         try:
             hosts = fleet.up(n_hosts, disk="256M")
