@@ -78,10 +78,11 @@ static int work(Log *log) {
                 log->error = r;
                 tell = true;
         }
-        log->told = log->told || tell;
-        pthread_mutex_unlock(&log->lock);
-        if (tell)
+        if (tell) { /* under the lock: what is not told, is not readable */
+                log->told = true;
                 signal_caller(log);
+        }
+        pthread_mutex_unlock(&log->lock);
         return r;
 }
 
@@ -497,11 +498,10 @@ int log_fd(const Log *log) {
 }
 
 int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full) {
-        uint64_t count;
-        while (read(log->fd, &count, sizeof(count)) < 0 && errno == EINTR)
-                ;
-
         pthread_mutex_lock(&log->lock);
+        uint64_t count;
+        while (log->told && read(log->fd, &count, sizeof(count)) < 0 && errno == EINTR)
+                ;
         Orders done = log->done;
         log->done = (Orders){};
         log->told = false;
@@ -526,7 +526,12 @@ int log_step(Log *log) {
         if (log->error < 0)
                 return log->error;
         int r = work(log);
+        log->stepped = r == 0;
         return r == -ENOSPC ? 0 : r;
+}
+
+bool log_idle(const Log *log) {
+        return log->stepped && !log->incoming.first && log->noted_trim == 0 && log->error == 0;
 }
 
 int log_quiet(Log *log) {

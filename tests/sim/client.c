@@ -44,7 +44,8 @@ typedef struct Op {
 
 typedef struct Client {
         unsigned n;
-        Op *op; /* NULL: thinks */
+        Op *op;        /* NULL: thinks */
+        uint64_t turn; /* counts thoughts: a hurry overtakes the one at hand */
         Request *request;
         Read *read;
 } Client;
@@ -78,7 +79,7 @@ static size_t *unknown, n_unknown; /* to be asked for */
 static Client clients[CLIENTS_MAX];
 static Watcher watchers[WATCHERS_MAX];
 static unsigned n_clients, n_watchers, n_keys;
-static uint64_t seen_revision, think_usec, together_usec, big_values;
+static uint64_t seen_revision, think_usec, calm_usec, burst_until, together_usec, big_values;
 static SimHost *favourite; /* whom many ask */
 static size_t *checks;     /* reads whose revision the ghost does not know yet */
 static size_t n_checks, checks_room;
@@ -326,7 +327,7 @@ static SimHost *choose_host(void) {
 
 static void client_acts(void *p, uint64_t a) {
         Client *client = p;
-        if (!world.clients)
+        if (!world.clients || a != client->turn)
                 return;
         SimHost *host = choose_host();
         if (!host || n_ops == OPS_MAX) {
@@ -357,10 +358,22 @@ static void client_acts(void *p, uint64_t a) {
 }
 
 static void client_thinks(Client *client) {
-        uint64_t usec = world.now + between(think_usec / 10, think_usec * 2);
+        uint64_t mean = world.now < burst_until ? think_usec : calm_usec;
+        uint64_t usec = world.now + between(mean / 10, mean * 2);
         if (together_usec > 0) /* all at once */
                 usec = usec / together_usec * together_usec + together_usec;
-        at(usec, client_acts, client, 0);
+        at(usec, client_acts, client, ++client->turn);
+}
+
+/* A few operations a second, so that virtual time flies; now and then all at once, so that queues fill. */
+static void burst(void *p, uint64_t a) {
+        if (!world.clients)
+                return;
+        burst_until = world.now + between(100 * MSEC, 2 * SEC);
+        for (unsigned i = 0; i < n_clients; i++)
+                if (!clients[i].op)
+                        client_thinks(&clients[i]);
+        at(world.now + between(5 * SEC, 90 * SEC), burst, NULL, 0);
 }
 
 /* ---- Watchers ---- */
@@ -540,6 +553,8 @@ void clients_begin(void) {
         n_watchers = (unsigned)between(1, WATCHERS_MAX);
         n_keys = (unsigned)between(2, 30);
         think_usec = thinks[below(ELEMENTSOF(thinks))] * MAX(1u, n_clients / 4);
+        calm_usec = n_clients * SEC / between(1, 5);
+        at(world.now + below(5 * SEC), burst, NULL, 0);
         big_values = chance(3000) ? between(5, 300) : 0;
         for (unsigned i = 0; i < n_clients; i++) {
                 clients[i].n = i;
