@@ -164,6 +164,10 @@ int agent_step(Agent *agent) {
         return r;
 }
 
+bool agent_idle(const Agent *agent) {
+        return log_idle(agent->log) && !tree_has_news(agent->tree);
+}
+
 void agent_stop(Agent *agent) {
         if (agent->stopping)
                 return;

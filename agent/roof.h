@@ -41,7 +41,8 @@ uint64_t agent_deadline(const Agent *agent); /* of the next turn, on the clock o
 /* Readable when the log's or the tree's thread has news. */
 int agent_log_fd(const Agent *agent);
 int agent_tree_fd(const Agent *agent);
-int agent_step(Agent *agent); /* without threads: one piece of disk work; 1 = did something */
+int agent_step(Agent *agent);        /* without threads: one piece of disk work; 1 = did something */
+bool agent_idle(const Agent *agent); /* … and whether there is none */
 /* Local reads work (the gate after an unclean stop is open): READY=1. */
 bool agent_ready(const Agent *agent);
 /* Planned stop: hand over leadership, refuse new requests. *ret_done when agent_free() may follow. */

@@ -105,7 +105,7 @@ struct Log {
         uint64_t bytes;
         bool told;    /* the caller was woken and has not come since */
         bool stepped; /* without a thread: the last step found nothing to do */
-        bool idle; /* the thread sleeps without a deadline */
+        bool idle;    /* the thread sleeps without a deadline */
 
         Writer writer;
 

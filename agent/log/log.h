@@ -113,5 +113,6 @@ int log_fd(const Log *log); /* readable when there is something to hear */
 int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full);
 /* How long the oldest unfinished order has been waiting is the caller's to measure (raft does). */
 int log_step(Log *log); /* without thread: one piece of what waits; 1 = did something, else 0 or the error */
-int log_quiet(Log *log); /* without thread: as if mark_delay had passed; result as of log_step() */
+bool log_idle(const Log *log); /* without thread: log_step() would find nothing to do */
+int log_quiet(Log *log);       /* without thread: as if mark_delay had passed; result as of log_step() */
 uint64_t log_bytes(const Log *log); /* on disk */

@@ -169,6 +169,7 @@ typedef enum CheckpointState {
 typedef struct Maintain {
         sqlite3 *db; /* does nothing but checkpoints */
         int event_fd;
+        _Atomic bool news; /* event_fd was written to since it was read */
         bool has_thread;
         pthread_t thread;
         /* All below is guarded by the mutex. COMMIT runs under it; passes run without it, in state LONG or

@@ -27,7 +27,8 @@ static size_t wal_bytes(const Tree *tree) {
 void maintain_wake(Tree *tree) {
         uint64_t one = 1;
         ssize_t n = write(tree->maintain.event_fd, &one, sizeof(one));
-        (void)n; /* full means: it is readable already */
+        (void)n;                    /* full means: it is readable already */
+        tree->maintain.news = true; /* behind it: who sees this can read that */
 }
 
 /* One pass over all frames there are. Without the mutex, in state LONG or SHORT. */
@@ -231,6 +232,10 @@ int tree_fd(const Tree *tree) {
         return tree->maintain.event_fd;
 }
 
+bool tree_has_news(const Tree *tree) {
+        return tree->maintain.news;
+}
+
 /* Without a thread there is no LONG beside an open transaction: it is committed first, and one pass does. */
 static int maintain_here(Tree *tree) {
         Maintain *m = &tree->maintain;
@@ -277,9 +282,12 @@ static int maintain_prune(Tree *tree) {
 
 int tree_maintain(Tree *tree) {
         Maintain *m = &tree->maintain;
-        uint64_t n;
-        ssize_t got = read(m->event_fd, &n, sizeof(n));
-        (void)got; /* EAGAIN: called without news */
+        if (m->news) {
+                uint64_t n;
+                m->news = false;
+                ssize_t got = read(m->event_fd, &n, sizeof(n));
+                (void)got; /* EAGAIN: taken with the news before */
+        }
 
         int r = m->has_thread ? 0 : maintain_here(tree);
         if (r < 0)

@@ -103,6 +103,7 @@ bool tree_dirty(const Tree *tree,
  * sqlite3) or the disk is full; ask again. */
 void tree_checkpoint(Tree *tree);
 int tree_fd(const Tree *tree);
+bool tree_has_news(const Tree *tree); /* it is readable, or about to be */
 /* Takes news from the thread (without a thread: does its work), and prunes a slice. 0, TREE_FULL (as from
  * tree_apply()), -errno = fatal. */
 int tree_maintain(Tree *tree);

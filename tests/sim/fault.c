@@ -201,7 +201,7 @@ void faults_begin(void) {
         for (unsigned i = 0; i < _FAULT_MAX; i++) {
                 if (!chance(share))
                         continue;
-                every[i] = 300 * MSEC << below(8);
+                every[i] = SEC << below(8);
                 strncat(text, names[i], sizeof(text) - strlen(text) - 1);
                 strncat(text, " ", sizeof(text) - strlen(text) - 1);
                 at(world.now + below(every[i]), strikes, NULL, i);

@@ -57,7 +57,7 @@ bool host_is_in(const SimHost *host) {
 static void disk_step(void *p, uint64_t token);
 
 static void disk_kick(SimHost *host) {
-        if (host->disk_pending || !host->agent)
+        if (host->disk_pending || !host->agent || agent_idle(host->agent))
                 return;
         host->disk_pending = true;
         uint64_t usec = world.now + between(30, chance(300) ? 20000 : world.disk_usec);
@@ -201,7 +201,7 @@ void host_start(SimHost *host) {
                 .session_usec = world.session_usec,
                 .max_voters = world.max_voters,
                 .seed = random_next(&host->random),
-                .segment_bytes = 256 * 1024,
+                .segment_bytes = world.segment_bytes ?: 256 * 1024,
                 .uncommitted_bytes = world.uncommitted_bytes,
                 .cache_bytes = world.cache_bytes,
         };

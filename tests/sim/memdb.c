@@ -139,6 +139,11 @@ static const Meaning meanings[] = {
 
 static const Meaning pragma_meaning = {"PRAGMA", DO_PRAGMA};
 
+typedef struct Key {
+        uint8_t bytes[KEY_MAX];
+        size_t size;
+} Key;
+
 struct sqlite3_stmt {
         sqlite3 *db;
         const Meaning *meaning;
@@ -149,14 +154,12 @@ struct sqlite3_stmt {
         bool busy;
         MapNode *root; /* what it looks at: later changes do not disturb it */
         MapItem *item;
+        MapWalk walk;
+        Key high;
+        size_t head; /* of a key: table and kind */
         uint64_t n_steps;
         uint64_t answer; /* of those that are about all of a range */
 };
-
-typedef struct Key {
-        uint8_t bytes[KEY_MAX];
-        size_t size;
-} Key;
 
 static Bytes key_bytes(const Key *key) {
         return BYTES(key->bytes, key->size);
@@ -426,45 +429,38 @@ static int compare_keys(Bytes a, Bytes b) {
         return c != 0 ? c : (a.size > b.size) - (a.size < b.size);
 }
 
-/* The row behind the one at hand, or the first. */
-static MapItem *range_next(sqlite3_stmt *s, const MapItem *last) {
-        const Meaning *meaning = s->meaning;
-        Key key;
-        key_begin(&key, s);
-        size_t head = key.size;
-        MapItem *item;
-        if (last)
-                item = map_first(s->root, map_item_key(last), false);
-        else {
-                if (meaning->action != DO_COUNT)
-                        key_add(&key, s, meaning->kind);
-                item = map_first(s->root, key_bytes(&key),
-                                 meaning->action == DO_COUNT || meaning->low == LOW_AT);
-        }
-        if (!item || !same_head(item, &key, head))
-                return NULL;
-        if (meaning->high != HIGH_NONE) {
-                key.size = head;
-                key_add(&key, s, meaning->kind + 1u);
-                int c = compare_keys(map_item_key(item), key_bytes(&key));
-                if (c > 0 || (c == 0 && meaning->high == HIGH_BELOW))
-                        return NULL;
-        }
-        return item;
+static void range_begin(sqlite3_stmt *s) {
+        s->root = map_ref(seen_by(s->db)->root);
+        key_begin(&s->high, s);
+        s->head = s->high.size;
+        Key low = s->high;
+        if (s->meaning->action != DO_COUNT)
+                key_add(&low, s, s->meaning->kind);
+        map_walk(&s->walk, s->root, key_bytes(&low),
+                 s->meaning->action == DO_COUNT || s->meaning->low == LOW_AT);
+        if (s->meaning->high != HIGH_NONE)
+                key_add(&s->high, s, s->meaning->kind + 1u);
 }
 
-static void range_begin(sqlite3_stmt *s) {
-        if (!s->root)
-                s->root = map_ref(seen_by(s->db)->root);
+/* The next row, if it belongs to the range. */
+static MapItem *range_next(sqlite3_stmt *s) {
+        MapItem *item = map_walk_next(&s->walk);
+        if (!item || !same_head(item, &s->high, s->head))
+                return NULL;
+        if (s->meaning->high == HIGH_NONE)
+                return item;
+        int c = compare_keys(map_item_key(item), key_bytes(&s->high));
+        return c < 0 || (c == 0 && s->meaning->high == HIGH_AT) ? item : NULL;
 }
 
 static int do_range(sqlite3_stmt *s) {
-        range_begin(s);
+        if (s->n_steps == 1)
+                range_begin(s);
+        else if (!s->item)
+                return SQLITE_DONE;
         if (s->meaning->limit && s->n_steps > s->bound[s->meaning->kind + 2].number)
                 return SQLITE_DONE;
-        if (s->n_steps > 1 && !s->item)
-                return SQLITE_DONE;
-        item_set(s, range_next(s, s->item));
+        item_set(s, range_next(s));
         return s->item ? SQLITE_ROW : SQLITE_DONE;
 }
 
@@ -473,15 +469,28 @@ static int do_whole(sqlite3_stmt *s) {
         if (s->n_steps > 1)
                 return SQLITE_DONE;
         range_begin(s);
-        MapItem *last = NULL;
         uint64_t n = 0, most = 0;
-        for (MapItem *item = NULL; (item = range_next(s, item)); last = item) {
+        for (MapItem *item; (item = range_next(s));) {
                 n++;
                 most = MAX(most, item->columns[0].number);
         }
-        item_set(s, last);
         s->answer = s->meaning->action == DO_MAX ? most : n; /* max() of nothing is NULL, which reads as 0 */
-        return s->meaning->action == DO_LAST && !last ? SQLITE_DONE : SQLITE_ROW;
+        return SQLITE_ROW;
+}
+
+static int do_last(sqlite3_stmt *s) {
+        if (s->n_steps > 1)
+                return SQLITE_DONE;
+        Key low, high;
+        key_begin(&low, s);
+        high = low;
+        key_add(&low, s, s->meaning->kind);
+        key_add(&high, s, s->meaning->kind + 1u);
+        MapItem *item = map_last(seen_by(s->db)->root, key_bytes(&high), s->meaning->high == HIGH_AT);
+        if (item && compare_keys(map_item_key(item), key_bytes(&low)) < (s->meaning->low == LOW_AT ? 0 : 1))
+                item = NULL;
+        item_set(s, item);
+        return item ? SQLITE_ROW : SQLITE_DONE;
 }
 
 /* ---- PRAGMA ---- */
@@ -681,6 +690,7 @@ static int step(sqlite3_stmt *s) {
         case DO_RANGE:
                 return do_range(s);
         case DO_LAST:
+                return do_last(s);
         case DO_MAX:
         case DO_COUNT:
                 return do_whole(s);

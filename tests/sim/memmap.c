@@ -168,15 +168,42 @@ MapItem *map_find(const MapNode *node, Bytes key) {
         return NULL;
 }
 
-MapItem *map_first(const MapNode *node, Bytes from, bool inclusive) {
+MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
         MapItem *best = NULL;
+        while (node) {
+                int c = compare(map_item_key(node->item), to);
+                if (c < 0 || (c == 0 && inclusive)) {
+                        best = node->item;
+                        node = node->right;
+                } else
+                        node = node->left;
+        }
+        return best;
+}
+
+static void walk_push(MapWalk *walk, const MapNode *node) {
+        assert(walk->n < MAP_DEPTH);
+        walk->path[walk->n++] = node;
+}
+
+/* Invariant: on the path lie those that come next, the nearest on top. */
+void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
+        walk->n = 0;
         while (node) {
                 int c = compare(map_item_key(node->item), from);
                 if (c > 0 || (c == 0 && inclusive)) {
-                        best = node->item;
+                        walk_push(walk, node);
                         node = node->left;
                 } else
                         node = node->right;
         }
-        return best;
+}
+
+MapItem *map_walk_next(MapWalk *walk) {
+        if (walk->n == 0)
+                return NULL;
+        const MapNode *top = walk->path[--walk->n];
+        for (const MapNode *node = top->right; node; node = node->left)
+                walk_push(walk, node);
+        return top->item;
 }

@@ -28,9 +28,18 @@ MapItem *map_item_unref(MapItem *item); /* accepts NULL */
 Bytes map_item_key(const MapItem *item);
 Bytes map_item_bytes(const MapItem *item, size_t column);
 
-MapNode *map_ref(MapNode *root);                   /* accepts NULL, which is the empty map */
-MapNode *map_unref(MapNode *root);                 /* returns NULL */
-MapNode *map_put(MapNode *root, MapItem *item);    /* takes both, returns the new root */
-MapNode *map_delete(MapNode *root, Bytes key);     /* takes the root */
-MapItem *map_find(const MapNode *root, Bytes key); /* NULL: not there; not counted */
-MapItem *map_first(const MapNode *root, Bytes from, bool inclusive); /* the smallest key behind `from` */
+MapNode *map_ref(MapNode *root);                                  /* accepts NULL, which is the empty map */
+MapNode *map_unref(MapNode *root);                                /* returns NULL */
+MapNode *map_put(MapNode *root, MapItem *item);                   /* takes both, returns the new root */
+MapNode *map_delete(MapNode *root, Bytes key);                    /* takes the root */
+MapItem *map_find(const MapNode *root, Bytes key);                /* NULL: not there; not counted */
+MapItem *map_last(const MapNode *root, Bytes to, bool inclusive); /* the largest before `to` */
+
+/* A walk in order, over one version: it does not hold what it walks over. */
+#define MAP_DEPTH 96
+typedef struct MapWalk {
+        const MapNode *path[MAP_DEPTH];
+        unsigned n;
+} MapWalk;
+void map_walk(MapWalk *walk, const MapNode *root, Bytes from, bool inclusive);
+MapItem *map_walk_next(MapWalk *walk); /* NULL: the end */

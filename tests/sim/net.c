@@ -245,11 +245,21 @@ static void out_disconnect(void *userdata, uint64_t id) {
 
 /* ---- Dialling ---- */
 
+/* What is over at both ends need not be looked at again; an event on its way may still point there. */
+static void connections_forget(void) {
+        for (SimConnection **at_c = &connections; *at_c;)
+                if (!(*at_c)->alive[0] && !(*at_c)->alive[1])
+                        *at_c = (*at_c)->next;
+                else
+                        at_c = &(*at_c)->next;
+}
+
 static void connect_pair(SimHost *host, SimHost *peer) {
         SimConnection *older = peer->control[host->i];
         if (older)
                 side_ends(older, older->side[0] != peer, PEERS_DOWN_REPLACED, true);
 
+        connections_forget();
         SimConnection *c = calloc(1, sizeof(SimConnection));
         assert(c);
         *c = (SimConnection){

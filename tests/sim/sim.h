@@ -50,6 +50,7 @@ typedef struct World {
         char token[TOKEN_TEXT_BYTES];
         unsigned max_voters;
         uint64_t heartbeat_usec, election_usec, session_usec;
+        size_t segment_bytes; /* of the log */
 
         size_t uncommitted_bytes, cache_bytes; /* 0: as in production */
         uint64_t disk_usec;                    /* a piece of work takes up to this */

@@ -237,6 +237,7 @@ static void draw_world(void) {
         world.max_voters = chance(7000) ? 3 : 5;
         world.election_usec = elections[below(ELEMENTSOF(elections))];
         world.heartbeat_usec = world.election_usec / 6;
+        world.segment_bytes = (size_t)(8 * 1024) << below(4);
         world.session_usec = between(2, 8) * SEC;
         net_begin();
         limits_draw();
