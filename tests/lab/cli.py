@@ -93,6 +93,9 @@ def parser():
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
     bench.add_argument("--quick", action="store_true", help="one second each, five of idleness")
+    bench.add_argument("--failover", action="store_true", help="instead: how long nobody can write when a leader goes")
+    bench.add_argument("--rounds", type=int, default=30, metavar="N", help="with --failover: so often each")
+    bench.add_argument("--kind", action="append", metavar="END", help="with --failover: only this end of a leader")
     bench.add_argument("--write", action="store_true", help="write what was measured into docs/PERFORMANCE.md")
     return top
 
@@ -223,6 +226,9 @@ def verb_soak(fleet, options):
 
 
 def verb_bench(fleet, options):
+    if options.failover:
+        from . import failover
+        return failover.failover(fleet, options.rounds, options.kind)
     from . import bench
     if options.quick:
         return bench.bench(fleet, 1, 5, options.write)

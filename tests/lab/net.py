@@ -71,6 +71,11 @@ class Net:
         if (source, target) not in self.cuts():
             self.nft(f'add rule bridge cuts forward iifname "{source}" oifname "{target}" drop\n')
 
+    def isolate(self, host):
+        """Cuts a host off from all at one moment, both ways."""
+        self.nft(f'add rule bridge cuts forward iifname "{host}" drop\n'
+                 f'add rule bridge cuts forward oifname "{host}" drop\n')
+
     def heal(self):
         self.nft("flush chain bridge cuts forward\n")
 
