@@ -16,12 +16,25 @@ int hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         return agent->outside.send(agent->outside.userdata, to, BYTES(bytes.data, bytes.size));
 }
 
+/* A leaf votes for nobody and leads nobody, so its word moves no term: else a single host that is trusted
+ * with little could stop them all. Looked up only for words that could: the leader's own are the many. */
+static bool is_presumption(Agent *agent, uint64_t host, const RaftMessage *message) {
+        const RaftStatus *status = &agent->raft_status;
+        bool lead = message->type == RAFT_APPEND || message->type == RAFT_BEAT;
+        bool ask = message->type == RAFT_PREVOTE || message->type == RAFT_VOTE;
+        Member member;
+
+        if (!ask && (!lead || (host == status->leader && message->term == status->term)))
+                return false;
+        return tree_member(agent->tree, host, &member) == 0 && member.class == MEMBER_LEAF;
+}
+
 static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message) {
         if (message->from != host || message->to != agent->host.id) {
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
-        if (agent->damaged || agent->removed)
+        if (agent->damaged || agent->removed || is_presumption(agent, host, message))
                 return;
         if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
                 /* The leader counts on a log here that a restart has lost: begin it (again) where the tree

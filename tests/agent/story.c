@@ -13,7 +13,7 @@
  *      hosts N [VOTERS]                    N machines, nothing runs; at most so many voters
  *      cluster N [VOTERS]                  … and all are in one cluster, founded by h1
  *      found H                             its agent starts, in a cluster of one
- *      token H [uses N] [for TIME]         the story's token from here on
+ *      token H [leaf] [uses N] [for TIME]  the story's token from here on
  *      join H [discard] [wrong]            starts it if need be
  *      run TIME | start H… | stop H…       a planned stop
  *      kill H… | powercut H…               kill -9; the machine, too
@@ -29,6 +29,7 @@
  *      watch H SUBTREE [from REVISION] | unwatch H
  *      own H PATH VALUE tag TAG | disown H TAG | owned H
  *      remove H MEMBER | transfer H [TO]
+ *      presume H TERM                      it campaigns by force, and says that it leads, though it may not
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
  *      log H                               the first index its log still has, coarsely: whole or trimmed
@@ -415,6 +416,11 @@ static Wish *join(SimHost *host, char **words, size_t n) {
 
 static Wish *make_token(SimHost *host, char **words, size_t n) {
         TokenRequest request = {.lifetime_usec = 3600 * SEC, .uses = 100, .class = MEMBER_FULL};
+        if (n > 0 && strcmp(words[0], "leaf") == 0) {
+                request.class = MEMBER_LEAF;
+                words++;
+                n--;
+        }
         for (size_t i = 0; i + 1 < n; i += 2)
                 if (strcmp(words[i], "uses") == 0)
                         request.uses = (uint32_t)strtoul(words[i + 1], NULL, 10);
@@ -424,6 +430,41 @@ static Wish *make_token(SimHost *host, char **words, size_t n) {
         int r = agent_token(host->agent, &request, tokened, wish);
         assert(r == 0);
         return wish;
+}
+
+/* What a hostile host could send: a vote asked for in the name of the leader, and the beat of a new one. */
+static void presume(SimHost *host, uint64_t term) {
+        uint64_t from = host->agent->host.id;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                Agent *to = world.hosts[i]->agent;
+                if (!to || to == host->agent)
+                        continue;
+                Letter letters[] = {
+                        {.kind = LETTER_RAFT,
+                         .raft = {.type = RAFT_VOTE,
+                                  .from = from,
+                                  .to = to->host.id,
+                                  .term = term,
+                                  .log_index = 1000000,
+                                  .log_term = term - 1,
+                                  .force = true}},
+                        {.kind = LETTER_RAFT,
+                         .raft = {.type = RAFT_BEAT,
+                                  .from = from,
+                                  .to = to->host.id,
+                                  .term = term,
+                                  .beat = 1}},
+                };
+                /* Straight to the door: the ghost watches what honest hosts send. */
+                const Connection *open = members_connection(to, from);
+                for (size_t k = 0; open && k < ELEMENTSOF(letters); k++) {
+                        _cleanup_(buffer_deinit) Buffer bytes = {};
+                        int r = wire_letter_encode(letters + k, &bytes);
+                        assert(r == 0);
+                        agent_letter(to, from, open->connection, BYTES(bytes.data, bytes.size));
+                }
+                tell("%s hears %s", world.hosts[i]->name, open ? "it" : "nothing: no connection");
+        }
 }
 
 static Wish *own(SimHost *host, const char *path, const char *value, const char *tag) {
@@ -821,6 +862,8 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
                 watch(host, w[0], n == 3 ? strtoull(w[2], NULL, 10) : 0);
         else if (n == 1 && strcmp(verb, "outcome") == 0)
                 outcome(host, w[0]);
+        else if (n == 1 && strcmp(verb, "presume") == 0)
+                presume(host, strtoull(w[0], NULL, 10));
         else if (n == 1 && strcmp(verb, "pause") == 0)
                 host_pause(host, time_of(w[0]));
         else if (n == 1 && strcmp(verb, "stall-disk") == 0)
