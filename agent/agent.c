@@ -5,6 +5,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 const char *answer_text(Answer answer) {
         switch (answer) {
@@ -31,6 +32,9 @@ const char *answer_text(Answer answer) {
         case ANSWER_HALTED:
                 return "This host cannot apply changes (its agent is too old, or its state is damaged). See \"treatyctl "
                        "status\"";
+        case ANSWER_NO_TREE:
+                return "This host's own tree was found bad and is being fetched again from another voter. It goes on by "
+                       "itself; ask another host meanwhile";
         }
         assert(!"unreachable");
         return NULL;
@@ -62,7 +66,7 @@ bool hall_is_leader(const Agent *agent) {
 }
 
 bool hall_is_ready_leader(const Agent *agent) {
-        return hall_is_leader(agent) && agent->raft_status.ready &&
+        return hall_is_leader(agent) && agent->raft_status.ready && heal_may_touch(agent) &&
                agent->now_usec - agent->raft_status.quorum_contact_usec < 2 * agent->options.election_usec;
 }
 
@@ -89,13 +93,14 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->status_dirty = true;
         agent->follow.active =
                 !conf_is_voter(agent->raft_status.conf, agent->host.id) && agent->raft_status.conf_committed;
-        agent->demote = agent->follow.active && agent->raft_status.keeps_log;
+        agent->demote = agent->follow.active && agent->raft_status.keeps_log && !agent->heal.bad;
         agent->told_revision = agent->tree_status.revision;
         agent->applied_high = agent->tree_status.applied;
+        agent->checks.compared_usec = agent->now_usec;
         agent->removed = tree_member_removed(agent->tree, agent->host.id);
         agent->follow.heard_usec = agent->now_usec;
         sessions_load(agent);
-        if (agent->follow.active)
+        if (agent->follow.active && !agent->heal.bad)
                 raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
                              &agent->tree_status.conf, agent->tree_status.conf_index);
         if (agent->damaged)
@@ -137,13 +142,17 @@ Agent *agent_free(Agent *agent, bool clean) {
                 tree_abandon(agent->tree);
                 log_abandon(agent->log);
         }
+        heal_close(agent);
+        if (agent->tree_event_fd > 0)
+                close(agent->tree_event_fd);
         free(agent->core_orders);
         free(agent);
         return NULL;
 }
 
 bool agent_ready(const Agent *agent) {
-        return !agent->reads.gate;
+        /* Without a tree there is nothing that reads could be kept back from, and no telling how long. */
+        return !agent->reads.gate || agent->heal.bad;
 }
 
 int agent_log_fd(const Agent *agent) {
@@ -158,9 +167,9 @@ int agent_step(Agent *agent) {
         int r = log_step(agent->log);
         if (r < 0)
                 return hall_fail(agent, r, "The log cannot be written");
-        int m = tree_maintain(agent->tree);
-        if (m < 0)
-                return hall_fail(agent, m, "The tree cannot be maintained");
+        int m = agent->heal.suspect || agent->heal.dead ? 0 : tree_maintain(agent->tree);
+        if (m < 0 && hall_tree_failed(agent, m, "it cannot be maintained") < 0)
+                return agent->failed;
         return r;
 }
 
@@ -233,8 +242,12 @@ static bool is_quorate(const Agent *agent) {
 static AgentState state_now(const Agent *agent) {
         if (agent->removed || agent->members.out)
                 return AGENT_OUT;
+        if (agent->heal.bad || agent->heal.suspect)
+                return AGENT_NO_TREE;
         if (agent->halted)
                 return AGENT_HALTED;
+        if (agent->heal.alone || agent->checks.alarm)
+                return AGENT_DIVERGED;
         if (agent->damaged)
                 return AGENT_DAMAGED;
         if (agent->join.active || agent->tree_status.conf.n_voters == 0)
@@ -266,13 +279,13 @@ void agent_status(Agent *agent, AgentStatus *ret) {
                 .n_voters = agent->tree_status.conf.n_voters,
         };
         memcpy(ret->cluster, agent->tree_status.cluster, sizeof(ret->cluster));
-        (void)tree_members(agent->tree, count_member, &ret->n_members);
+        (void)members_each(agent, count_member, &ret->n_members);
 
         Member member;
         snprintf(ret->host_name, sizeof(ret->host_name), "%s", agent->options.host_name);
-        if (tree_member(agent->tree, agent->host.id, &member) == 0)
+        if (members_by_id(agent, agent->host.id, &member) == 0)
                 snprintf(ret->host_name, sizeof(ret->host_name), "%s", member.name);
-        if (ret->leader != 0 && tree_member(agent->tree, ret->leader, &member) == 0)
+        if (ret->leader != 0 && members_by_id(agent, ret->leader, &member) == 0)
                 snprintf(ret->leader_name, sizeof(ret->leader_name), "%s", member.name);
 }
 
@@ -304,19 +317,19 @@ static int each_member(const Member *member, void *userdata) {
 
 int agent_members(Agent *agent, int (*each)(const AgentMember *, void *), void *userdata) {
         MembersEach members = {.agent = agent, .each = each, .userdata = userdata};
-        return tree_members(agent->tree, each_member, &members);
+        return members_each(agent, each_member, &members);
 }
 
 int agent_member_by_name(Agent *agent, const char *name, Member *ret) {
         uint8_t hex[8];
-        if (tree_member_by_name(agent->tree, name, ret) == 0)
+        if (members_by_name(agent, name, ret) == 0)
                 return 0;
         if (hex_read(name, hex, sizeof(hex)) < 0)
                 return 1;
         uint64_t id = 0;
         for (size_t i = 0; i < sizeof(hex); i++)
                 id = id << 8 | hex[i];
-        return tree_member(agent->tree, id, ret) == 0 ? 0 : 1;
+        return members_by_id(agent, id, ret) == 0 ? 0 : 1;
 }
 
 static void entry_view(const TreeEntry *entry, AgentEntry *ret) {
@@ -332,13 +345,21 @@ static void entry_view(const TreeEntry *entry, AgentEntry *ret) {
         };
 }
 
+/* The caller hears of it now, the tree goes with the next turn. */
+static int rot_was_read(Agent *agent) {
+        heal_suspect(agent, false, "an entry's checksum is wrong");
+        return -EBADMSG;
+}
+
 int agent_get(Agent *agent, const char *path, AgentEntry *ret) {
         TreeEntry entry;
+        if (agent->heal.bad || agent->heal.suspect)
+                return -EBADMSG;
         int r = tree_get(agent->tree, path, &entry);
         if (r == TREE_NONE)
                 return 1;
         if (r == TREE_ROTTEN)
-                return -EBADMSG;
+                return rot_was_read(agent);
         if (r != 0)
                 return r < 0 ? r : -EIO;
         entry_view(&entry, ret);
@@ -363,9 +384,11 @@ int agent_list(Agent *agent, const char *subtree, const char *after, uint32_t fl
                               (int)LIST_NAMES == (int)TREE_LIST_NAMES,
                       "one meaning, one number");
         ListEach list = {.each = each, .userdata = userdata};
+        if (agent->heal.bad || agent->heal.suspect)
+                return -EBADMSG;
         int r = tree_list(agent->tree, subtree, after ?: "", flags, limit, max_bytes, each_entry, &list,
                           ret_more);
-        return r == TREE_ROTTEN ? -EBADMSG : r == TREE_FULL ? -EIO : r;
+        return r == TREE_ROTTEN ? rot_was_read(agent) : r == TREE_FULL ? -EIO : r;
 }
 
 uint64_t agent_revision(Agent *agent) {
@@ -373,7 +396,10 @@ uint64_t agent_revision(Agent *agent) {
 }
 
 int agent_changed(Agent *agent, const char *subtree, uint64_t *ret_revision) {
-        return tree_changed(agent->tree, subtree, ret_revision);
+        if (agent->heal.bad || agent->heal.suspect)
+                return -EBADMSG;
+        int r = tree_changed(agent->tree, subtree, ret_revision);
+        return r == TREE_ROTTEN ? rot_was_read(agent) : r;
 }
 
 uint64_t agent_age_usec(Agent *agent) {

@@ -36,6 +36,7 @@ typedef enum Answer {
         ANSWER_TIMEOUT,    /* reads: the revision did not come, the leader did not answer */
         ANSWER_STOPPING,   /* the agent is about to end; nothing was offered */
         ANSWER_HALTED,     /* this host cannot apply (too old, damaged): reads go on */
+        ANSWER_NO_TREE,    /* reads: its tree was bad and is fetched again */
 } Answer;
 
 const char *answer_text(Answer answer); /* for people: what happened and what to do */
@@ -168,6 +169,9 @@ typedef enum AgentState {
         AGENT_HALTED,
         AGENT_JOINING,
         AGENT_OUT,
+        AGENT_NO_TREE,  /* it was bad, another is on its way */
+        AGENT_DIVERGED, /* an alarm: trees differ, or the only one is bad, and there is no right one to fetch
+                         */
 } AgentState;
 
 typedef struct AgentStatus {

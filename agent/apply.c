@@ -17,7 +17,9 @@ static Entry *next_entry(Agent *agent) {
                 return NULL;
         Entry *entry = raft_entry(agent->raft, index);
         if (!entry)
-                hall_fail(agent, -ENODATA, "A committed entry is not in memory");
+                entry = heal_entry(agent, index);
+        if (!entry && agent->failed == 0)
+                hall_fail(agent, -ENODATA, "A committed entry is neither in memory nor in the log");
         return entry;
 }
 
@@ -61,6 +63,9 @@ static void after_command(Agent *agent, const Command *command, const Result *re
         case COMMAND_END_SESSION:
                 sessions_applied(agent, command, result);
                 break;
+        case COMMAND_CHECK:
+                checks_applied(agent, agent->tree_status.applied);
+                break;
         case COMMAND_EMPTY:
         case COMMAND_SET:
         case COMMAND_CREATE:
@@ -75,7 +80,16 @@ static void after_command(Agent *agent, const Command *command, const Result *re
                 requests_applied(agent, command->serial, result);
 }
 
-/* 0; TREE_HALTED, TREE_FULL; -errno. */
+/* As tree_apply(). TREE_ROTTEN: it is the tree that is wrong, not the entry. */
+static int apply_to_tree(Agent *agent, const Entry *entry, const EntryStamp *stamp, const Command *command,
+                         const Conf *conf, Result *ret) {
+        bool valid = command && join_signature_valid(agent, command);
+        int r = tree_apply(agent->tree, entry, stamp, command, conf, valid, WIRE_VERSION,
+                           command ? note_change : NULL, agent, ret);
+        return r == -EBADMSG ? TREE_ROTTEN : r;
+}
+
+/* 0; TREE_HALTED, TREE_FULL, TREE_ROTTEN; -errno. */
 static int apply_entry(Agent *agent, const Entry *entry) {
         EntryStamp stamp = {};
         Result result = {};
@@ -85,14 +99,12 @@ static int apply_entry(Agent *agent, const Entry *entry) {
 
         switch (entry->type) {
         case ENTRY_NOOP:
-                return tree_apply(agent->tree, entry, &stamp, NULL, NULL, false, WIRE_VERSION, NULL, NULL,
-                                  &result);
+                return apply_to_tree(agent, entry, &stamp, NULL, NULL, &result);
         case ENTRY_CONF:
                 if (conf_decode(BYTES(entry->data, entry->size), &conf) < 0)
                         return -EBADMSG;
                 agent->members.dirty = agent->status_dirty = true;
-                return tree_apply(agent->tree, entry, &stamp, NULL, &conf, false, WIRE_VERSION, NULL, NULL,
-                                  &result);
+                return apply_to_tree(agent, entry, &stamp, NULL, &conf, &result);
         case ENTRY_COMMAND:
                 break;
         }
@@ -107,11 +119,9 @@ static int apply_entry(Agent *agent, const Entry *entry) {
                                 &decoded);
         if (r < 0)
                 return r;
-        r = tree_apply(agent->tree, entry, &stamp, &decoded.command, NULL,
-                       join_signature_valid(agent, &decoded.command), WIRE_VERSION, note_change, agent,
-                       &result);
+        r = apply_to_tree(agent, entry, &stamp, &decoded.command, NULL, &result);
         if (r == 0) {
-                tree_status(agent->tree, &agent->tree_status);
+                hall_look_at_tree(agent);
                 watches_fire(agent);
                 agent->told_revision = MAX(agent->told_revision, agent->tree_status.revision);
                 after_command(agent, &decoded.command, &result);
@@ -133,11 +143,16 @@ static void apply_stopped(Agent *agent, int r) {
                 SIM_SEEN("apply: no room for the tree");
                 /* SQLite has taken back the open transaction; its entries are still in memory, or are asked
                  * for again. */
-                tree_status(agent->tree, &agent->tree_status);
+                hall_look_at_tree(agent);
                 agent->disk_full = agent->status_dirty = true;
                 agent->full_usec = agent->now_usec;
                 if (agent->follow.active)
                         follow_end(agent);
+                return;
+        }
+        if (r == TREE_ROTTEN) {
+                hall_look_at_tree(agent);
+                heal_suspect(agent, true, "a committed entry cannot be applied to it");
                 return;
         }
         hall_fail(agent, r < 0 ? r : -EBADMSG, "A committed entry cannot be applied");
@@ -147,7 +162,8 @@ void hall_apply(Agent *agent) {
         size_t bytes = 0;
 
         /* A tree about to be replaced applies nothing that the new one may not hold yet. */
-        if (agent->halted || agent->failed != 0 || agent->snapshots.fetch.switch_seq != 0)
+        if (agent->halted || agent->failed != 0 || agent->snapshots.fetch.switch_seq != 0 ||
+            !heal_may_touch(agent))
                 return;
         if (agent->disk_full && agent->now_usec - agent->full_usec < USEC_PER_SEC && agent->full_usec != 0)
                 return;
@@ -161,7 +177,7 @@ void hall_apply(Agent *agent) {
                 if (r != 0)
                         return apply_stopped(agent, r);
 
-                tree_status(agent->tree, &agent->tree_status);
+                hall_look_at_tree(agent);
                 agent->applied_high = MAX(agent->applied_high, agent->tree_status.applied);
                 agent->applied_entries++;
                 agent->changed_usec = agent->now_usec;

@@ -17,6 +17,9 @@
  *      join.c       becoming a member, making others members
  *      letter.c     what arrives on control connections
  *      host.c       who this host is: the host file
+ *      check.c      are the trees still the same: digests compared
+ *      heal.c       a bad tree is taken out of service and fetched again
+ *      book.c       whom to ask for it
  */
 #pragma once
 
@@ -51,6 +54,9 @@ typedef struct HostFile {
 
 int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */
 int host_file_save(Disk *disk, const HostFile *host);
+/* A small file of text as a whole; `room` counts the NUL behind it. Its size, -ENOENT, -errno. */
+int state_file_read(Disk *disk, const char *name, char *to, size_t room);
+int state_file_replace(Disk *disk, const char *name, const char *aside, const char *text, size_t size);
 
 /* ---- request.c ---- */
 
@@ -223,7 +229,8 @@ typedef struct Sessions {
 
 void sessions_work(Agent *agent);  /* turn, every tick */
 void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
-void sessions_heard(Agent *agent, uint64_t host, uint64_t generation);
+void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepalive);
+void sessions_certain(Agent *agent, uint64_t host, const LetterKeepalive *ack);
 void sessions_applied(Agent *agent, const Command *command, const Result *result);
 void sessions_load(Agent *agent);   /* after announcing or a new tree: what the tree says we own */
 void sessions_rebase(Agent *agent); /* after a new tree of the same cluster */
@@ -287,6 +294,7 @@ typedef struct SnapshotFetch {
         TreeBuild *build;
         bool head_seen;
         bool foreign; /* the tree of a cluster that we join: terms begin anew */
+        bool healed;  /* it came in the place of a bad one */
         char name[80];
         uint64_t index, term;
         uint64_t switch_seq; /* != 0: built, the switch is on its way to the disk */
@@ -430,6 +438,98 @@ void join_switched(Agent *agent);   /* the cluster's tree is ours now */
 uint64_t join_deadline(const Agent *agent);
 void join_close(Agent *agent);
 
+/* ---- book.c ---- */
+
+#define BOOK_MEMBERS 32
+
+typedef struct Book {
+        uint8_t cluster[16];
+        uint64_t epoch, conf_index;
+        Conf conf;
+        uint32_t n_members;
+        Member members[BOOK_MEMBERS];
+} Book;
+
+void book_note(Agent *agent); /* the members may have changed: writes it when they did */
+int book_load(Agent *agent, Book **ret);
+int book_parse(char *text, size_t size, Book *ret);
+
+/* ---- check.c ---- */
+
+typedef struct CheckReport {
+        uint64_t host, index; /* index 0: an empty place */
+        uint8_t digest[16];
+} CheckReport;
+
+typedef enum CheckVerdict {
+        CHECK_WAITS,       /* too few have told theirs */
+        CHECK_AGREES,      /* a majority has what this host has */
+        CHECK_DIVERGES,    /* a majority has something else: this host's tree is bad */
+        CHECK_UNDECIDABLE, /* no majority is possible any more: an alarm */
+} CheckVerdict;
+
+typedef struct Checks {
+        CheckReport own[2];                    /* newest last */
+        CheckReport reports[4 * LIMIT_VOTERS]; /* of voters, the oldest go */
+        uint64_t applied_index;                /* of the newest check entry */
+        uint64_t due_usec, again_usec;
+        uint64_t compared_index, compared_usec;
+        uint8_t right[16]; /* the majority's digest there */
+        uint64_t alarm_index;
+        bool alarm, late_said;
+} Checks;
+
+CheckVerdict check_verdict(const Conf *conf, const CheckReport *reports, size_t n, uint64_t index,
+                           const uint8_t mine[static 16], uint8_t ret_right[static 16]);
+void checks_work(Agent *agent);                    /* turn */
+void checks_applied(Agent *agent, uint64_t index); /* the entry at hand is a check */
+void checks_reported(Agent *agent, uint64_t host, const LetterReport *report);
+bool checks_host_is_bad(const Agent *agent, uint64_t host);
+void checks_rebase(Agent *agent);
+
+/* ---- heal.c ---- */
+
+#define HEAL_QUEUE 256u
+
+/* Invariant: while `bad`, `book` is there and agent->tree is a stand-in, an empty one. */
+typedef struct Heal {
+        bool suspect; /* the tree was found bad: the next turn takes it out of service */
+        bool bad;     /* there is none */
+        bool alone;   /* it is bad and there is nobody to fetch from */
+        bool dead;    /* … and nothing can be applied to it */
+        bool served;  /* it told something before it was found bad */
+        bool late_said;
+        uint64_t seq; /* the stand-in's record on its way to the disk */
+        uint64_t retry_usec, said_usec, since_usec, hand_over_usec;
+        uint64_t cluster_usec;
+        unsigned turn;
+        Book *book;
+        uint64_t book_sum;        /* of the book's file as written last; 0 unknown */
+        Entry *queue[HEAL_QUEUE]; /* read back from the log, the next one last */
+        unsigned n_queue;
+} Heal;
+
+void hall_look_at_tree(Agent *agent); /* agent->tree_status anew */
+/* The tree was found bad. `fatal`: nothing more can be applied to it. */
+void heal_suspect(Agent *agent, bool fatal, const char *why);
+/* What a call on the tree failed with: rot is healed, all else ends the process. 0, or the error. */
+int hall_tree_failed(Agent *agent, int r, const char *what);
+bool heal_may_touch(const Agent *agent); /* the tree is there and not known to be bad */
+bool heal_is_stand_in(const TreeStatus *tree, const LogState *log);
+int heal_recover(Agent *agent, const char *why); /* at start: there is no tree */
+void heal_work(Agent *agent);                    /* turn */
+void heal_stored(Agent *agent, uint64_t seq);
+uint64_t heal_deadline(const Agent *agent);
+uint64_t heal_oldest(const Agent *agent);
+bool heal_done(Agent *agent);
+void heal_close(Agent *agent);
+Entry *heal_entry(Agent *agent, uint64_t index); /* a committed one that is not in memory: from the log */
+/* The members, from the tree or, without one, from the book: 0, TREE_NONE. */
+int members_each(Agent *agent, int (*each)(const Member *, void *), void *userdata);
+int members_by_id(Agent *agent, uint64_t id, Member *ret);
+int members_by_key(Agent *agent, const uint8_t key[static KEY_HASH_BYTES], Member *ret);
+int members_by_name(Agent *agent, const char *name, Member *ret);
+
 /* ---- letter.c ---- */
 
 int hall_send(Agent *agent, uint64_t to, const Letter *letter); /* 0, -ENOTCONN, … */
@@ -460,6 +560,9 @@ struct Agent {
         Roles roles;
         Members members;
         JoinCall join;
+        Checks checks;
+        Heal heal;
+        int tree_event_fd; /* the tree's news, whichever tree it is; 0: each has its own */
 
         uint64_t now_usec;
         uint64_t last_turn_usec;

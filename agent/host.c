@@ -38,7 +38,7 @@ static int host_parse(char *text, HostFile *ret) {
         return 0;
 }
 
-static int file_read_all(Disk *disk, const char *name, char *to, size_t room) {
+int state_file_read(Disk *disk, const char *name, char *to, size_t room) {
         DiskFile *file = NULL;
         int r = disk->ops->open(disk, name, false, &file);
         if (r < 0)
@@ -48,12 +48,30 @@ static int file_read_all(Disk *disk, const char *name, char *to, size_t room) {
         if (n < 0)
                 return (int)n;
         to[n] = 0;
-        return 0;
+        return (int)n;
+}
+
+int state_file_replace(Disk *disk, const char *name, const char *aside, const char *text, size_t size) {
+        DiskFile *file = NULL;
+        int r = disk->ops->open(disk, aside, true, &file);
+        if (r < 0)
+                return r;
+        r = disk->ops->truncate(file, 0);
+        if (r >= 0)
+                r = disk->ops->write(file, text, size, 0);
+        if (r >= 0)
+                r = disk->ops->sync(file);
+        disk->ops->close(file);
+        if (r >= 0)
+                r = disk->ops->rename(disk, aside, name);
+        if (r >= 0)
+                r = disk->ops->sync_directory(disk);
+        return r < 0 ? r : 0;
 }
 
 int host_file_load(Disk *disk, HostFile *ret) {
         char text[1024];
-        int r = file_read_all(disk, HOST_FILE, text, sizeof(text));
+        int r = state_file_read(disk, HOST_FILE, text, sizeof(text));
         if (r == -ENOENT)
                 return 1;
         if (r < 0)
@@ -69,19 +87,5 @@ int host_file_save(Disk *disk, const HostFile *host) {
                          host->listen ? "yes" : "no", host->switching[0] ? "Switch=" : "", host->switching,
                          host->switching[0] ? "\n" : "");
 
-        DiskFile *file = NULL;
-        int r = disk->ops->open(disk, HOST_FILE_NEW, true, &file);
-        if (r < 0)
-                return r;
-        r = disk->ops->truncate(file, 0);
-        if (r >= 0)
-                r = disk->ops->write(file, text, (size_t)n, 0);
-        if (r >= 0)
-                r = disk->ops->sync(file);
-        disk->ops->close(file);
-        if (r >= 0)
-                r = disk->ops->rename(disk, HOST_FILE_NEW, HOST_FILE);
-        if (r >= 0)
-                r = disk->ops->sync_directory(disk);
-        return r < 0 ? r : 0;
+        return state_file_replace(disk, HOST_FILE, HOST_FILE_NEW, text, (size_t)n);
 }

@@ -114,8 +114,8 @@ int agent_token(Agent *agent, const TokenRequest *request, TokenDone done, void 
                                  request->addresses[i]);
         else
                 collect_addresses(&self, text);
-        (void)tree_members(agent->tree, collect_keys, text);
-        (void)tree_members(agent->tree, collect_addresses, text);
+        (void)members_each(agent, collect_keys, text);
+        (void)members_each(agent, collect_addresses, text);
 
         memcpy(token.id, text->id, sizeof(token.id));
         int r = text->n_addresses == 0 ? -EADDRNOTAVAIL : token_public_key(text, token.public_key);
@@ -249,6 +249,11 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
 
         if (wire_join_request_decode(bytes, &request) < 0) {
                 outside->call_end(outside->userdata, call, PEERS_INVALID, "malformed request");
+                return;
+        }
+        if (agent->heal.bad || agent->heal.suspect) {
+                outside->call_end(outside->userdata, call, PEERS_UNAVAILABLE,
+                                  "this host fetches its tree; ask another");
                 return;
         }
         bool leaf = tree_member(agent->tree, agent->host.id, &self) == 0 && self.class == MEMBER_LEAF;

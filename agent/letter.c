@@ -26,7 +26,7 @@ static bool is_presumption(Agent *agent, uint64_t host, const RaftMessage *messa
 
         if (!ask && (!lead || (host == status->leader && message->term == status->term)))
                 return false;
-        return tree_member(agent->tree, host, &member) == 0 && member.class == MEMBER_LEAF;
+        return members_by_id(agent, host, &member) == 0 && member.class == MEMBER_LEAF;
 }
 
 static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message) {
@@ -76,7 +76,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 return;
         case LETTER_KEEPALIVE:
                 if (letter->keepalive.host == host)
-                        sessions_heard(agent, host, letter->keepalive.generation);
+                        sessions_heard(agent, host, &letter->keepalive);
                 return;
         case LETTER_PROMOTE:
                 roles_promote(agent, host, &letter->promote);
@@ -91,6 +91,12 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 return;
         case LETTER_STATUS:
                 roles_status(agent, host, &letter->status);
+                return;
+        case LETTER_REPORT:
+                checks_reported(agent, host, &letter->report);
+                return;
+        case LETTER_KEEPALIVE_ACK:
+                sessions_certain(agent, host, &letter->keepalive);
                 return;
         }
 }

@@ -119,6 +119,10 @@ static const char *state_text(AgentState state) {
                 return ", joining";
         case AGENT_OUT:
                 return ", not a member any more";
+        case AGENT_NO_TREE:
+                return ", its tree was bad and is fetched again: reads wait";
+        case AGENT_DIVERGED:
+                return ", trees differ: see the journal";
         }
         return "";
 }

@@ -29,7 +29,7 @@ PeersVerdict members_judge(Agent *agent, const uint8_t key[static KEY_HASH_BYTES
                 *ret_host = known->id;
                 return PEERS_MEMBER;
         }
-        if (tree_member_by_key(agent->tree, key, &member) != 0)
+        if (members_by_key(agent, key, &member) != 0)
                 return PEERS_STRANGER;
         *ret_host = member.id;
         return PEERS_MEMBER;
@@ -182,7 +182,7 @@ static void set_targets(Agent *agent) {
         int r = 0;
 
         if (!agent->removed)
-                r = tree_members(agent->tree, add_target, &targets);
+                r = members_each(agent, add_target, &targets);
         for (uint32_t i = 0; r == 0 && i < members->n_known; i++) {
                 bool there = false;
                 for (size_t k = 0; k < targets.n; k++)
@@ -232,7 +232,7 @@ static void update_own_row(Agent *agent) {
         Members *members = &agent->members;
         Member row, self;
 
-        if (agent->requests.incarnation == 0 || members->own_request ||
+        if (agent->requests.incarnation == 0 || members->own_request || !heal_may_touch(agent) ||
             (!members->own_dirty && agent->now_usec < members->own_usec))
                 return;
         members->own_dirty = false;
@@ -260,8 +260,10 @@ void members_work(Agent *agent) {
         Members *members = &agent->members;
         bool any = false;
 
-        if (members->dirty)
+        if (members->dirty) {
+                book_note(agent);
                 set_targets(agent);
+        }
         listen_if_wanted(agent);
         update_own_row(agent);
 

@@ -91,6 +91,7 @@ static bool offer_is_valid(uint64_t host, const LetterOffer *offer) {
                 break;
         case COMMAND_END_SESSION:
         case COMMAND_PRUNE:
+        case COMMAND_CHECK:
                 valid = false;
                 break;
         }

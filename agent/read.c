@@ -88,8 +88,8 @@ int agent_read(Agent *agent, uint32_t flags, uint64_t min_revision, uint64_t tim
                void *userdata, Read **ret) {
         bool linearizable = flags & READ_LINEARIZABLE;
 
-        if (!linearizable && !agent->reads.gate && agent->tree_status.revision >= min_revision &&
-            agent->tree_status.applied >= agent->applied_high)
+        if (!linearizable && !agent->reads.gate && !agent->heal.bad && !agent->heal.suspect &&
+            agent->tree_status.revision >= min_revision && agent->tree_status.applied >= agent->applied_high)
                 return 1;
         return read_add(agent, linearizable ? READ_NEW : READ_INDEXED, min_revision, timeout_usec, ready,
                         userdata, ret);
@@ -252,11 +252,12 @@ static void gate_open(Agent *agent, bool sure) {
 void reads_fire(Agent *agent) {
         Reads *reads = &agent->reads;
         Read *read, *next;
+        bool lost = agent->heal.bad || agent->heal.suspect;
 
-        if (reads->gate && agent->now_usec >= reads->gate_until_usec)
+        if (reads->gate && !lost && agent->now_usec >= reads->gate_until_usec)
                 gate_open(agent, false);
         DL_FOREACH_SAFE (reads->head, read, next) {
-                bool there = read->stage == READ_INDEXED &&
+                bool there = read->stage == READ_INDEXED && !lost &&
                              agent->tree_status.applied >= MAX(read->index, agent->applied_high) &&
                              agent->tree_status.revision >= read->min_revision;
                 if (read->gate) {
@@ -270,7 +271,9 @@ void reads_fire(Agent *agent) {
                 if (there && !reads->gate)
                         read_end(read, ANSWER_DONE);
                 else if (agent->now_usec >= read->deadline_usec)
-                        read_end(read, read->stage == READ_INDEXED ? ANSWER_TIMEOUT : ANSWER_NO_QUORUM);
+                        read_end(read, lost                          ? ANSWER_NO_TREE
+                                       : read->stage == READ_INDEXED ? ANSWER_TIMEOUT
+                                                                     : ANSWER_NO_QUORUM);
                 else if (!read->ready)
                         read_end(read, ANSWER_TIMEOUT);
         }
@@ -283,7 +286,7 @@ uint64_t reads_deadline(const Agent *agent) {
                 deadline = agent->now_usec + HALL_TICK_USEC;
         if (reads->again_usec > agent->now_usec && reads->head)
                 deadline = MIN(deadline, reads->again_usec);
-        if (reads->gate)
+        if (reads->gate && !agent->heal.bad && !agent->heal.suspect)
                 deadline = MIN(deadline, reads->gate_until_usec);
         return deadline;
 }

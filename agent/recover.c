@@ -12,9 +12,13 @@
 #include <string.h>
 #include <unistd.h>
 #include <poll.h>
+#include <sys/eventfd.h>
 
 TreeOptions hall_tree_options(Agent *agent) {
+        if (agent->options.threads && agent->tree_event_fd == 0)
+                agent->tree_event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         return (TreeOptions){
+                .event_fd = MAX(agent->tree_event_fd, 0),
                 .directory = agent->options.state_directory,
                 .report = agent->report,
                 .thread = agent->options.threads,
@@ -78,7 +82,7 @@ int hall_open_tree(Agent *agent, const char *name) {
         if (r != 0)
                 return r;
         snprintf(agent->tree_name, sizeof(agent->tree_name), "%s", name);
-        tree_status(agent->tree, &agent->tree_status);
+        hall_look_at_tree(agent);
         return 0;
 }
 
@@ -120,7 +124,7 @@ int hall_new_tree(Agent *agent, bool found) {
                 if (r != 0)
                         return r < 0 ? r : -EIO;
         }
-        tree_status(agent->tree, &agent->tree_status);
+        hall_look_at_tree(agent);
 
         /* The configuration first: a log that names a tree and knows no voters would wait for others for
          * ever. */
@@ -192,7 +196,9 @@ static int open_log(Agent *agent) {
 
 static int keep_tail(Entry *entry, void *userdata) {
         Agent *agent = userdata;
-        return raft_restore_entry(agent->raft, entry, entry->index > agent->tree_status.applied);
+        /* Without a tree they are applied from the log's files, when there is one again. */
+        return raft_restore_entry(agent->raft, entry,
+                                  !agent->heal.bad && entry->index > agent->tree_status.applied);
 }
 
 /* Is the tree's (index, term) a place in the log? */
@@ -223,7 +229,7 @@ static int make_base(Agent *agent) {
         int r = tree_make_durable(agent);
         if (r < 0)
                 return r;
-        tree_status(agent->tree, &agent->tree_status);
+        hall_look_at_tree(agent);
 
         const LogState *state = log_state(agent->log);
         uint64_t term = state->term, vote = state->vote;
@@ -283,30 +289,31 @@ static int open_existing_tree(Agent *agent) {
                            "%s was written by a newer version of treaty. Install that version again.", name);
                 return -EPROTONOSUPPORT;
         }
-        if (r > 0) {
-                report_say(
-                        &agent->report, LOG_ERR,
-                        "%s is missing or damaged. Move the state directory away and join the cluster anew.",
-                        name);
-                return -EBADMSG;
-        }
-        return r;
+        if (r == TREE_NONE)
+                return heal_recover(agent, "is missing");
+        if (r == TREE_ROTTEN || r == -EIO)
+                return heal_recover(agent, "is damaged");
+        if (r == 0 && !agent->host.switching[0] &&
+            heal_is_stand_in(&agent->tree_status, log_state(agent->log)))
+                return heal_recover(agent, "holds the place of a tree that was bad");
+        return r > 0 ? -ENOSPC : r;
 }
 
 static int bring_together(Agent *agent) {
         const LogState *state = log_state(agent->log);
 
-        if (tree_is_in_log(agent))
+        if (agent->heal.bad || tree_is_in_log(agent))
                 return 0;
         if (agent->tree_status.applied < state->base_index) {
                 /* Trimming never passes the durable tree, so a disk has lied or was set back. */
-                report_say(
-                        &agent->report, LOG_ERR,
-                        "The tree ends at %llu, before the log begins at %llu: entries between them are lost here. Move "
-                        "the state directory away and join the cluster anew.",
-                        (unsigned long long)agent->tree_status.applied,
-                        (unsigned long long)state->base_index);
-                return -EBADMSG;
+                char why[128];
+                snprintf(why, sizeof(why), "ends at %llu, before the log begins at %llu",
+                         (unsigned long long)agent->tree_status.applied,
+                         (unsigned long long)state->base_index);
+                Tree *old = TAKE(agent->tree);
+                int r = heal_recover(agent, why);
+                tree_abandon(old);
+                return r;
         }
         return make_base(agent);
 }
@@ -329,7 +336,7 @@ static int finish_switch(Agent *agent) {
                 int r = tree_make_durable(agent);
                 if (r < 0)
                         return r;
-                tree_status(agent->tree, &agent->tree_status);
+                hall_look_at_tree(agent);
                 const TreeStatus *tree = &agent->tree_status;
                 uint64_t seq = hall_seq(agent);
                 r = log_submit_base(agent->log, seq, tree->applied, tree->applied_term, &tree->conf,

@@ -91,6 +91,7 @@ static bool kind_is_for_callers(CommandKind kind) {
         case COMMAND_ANNOUNCE:
         case COMMAND_END_SESSION:
         case COMMAND_PRUNE:
+        case COMMAND_CHECK:
                 return false;
         }
         return false;
@@ -467,6 +468,8 @@ static int ask_row(const Member *member, void *userdata) {
 static TreeOutcome ask_tree(Agent *agent, uint64_t incarnation, uint64_t serial, Result *ret) {
         Asked asked = {.agent = agent, .incarnation = incarnation, .serial = serial};
 
+        if (agent->heal.bad || agent->heal.suspect)
+                return TREE_OUTCOME_UNDECIDED; /* there is no row to ask */
         asked.outcome = tree_outcome(agent->tree, agent->host.id, incarnation, serial, &asked.result);
         if (asked.outcome == TREE_OUTCOME_TOO_OLD)
                 (void)tree_members(agent->tree, ask_row, &asked);

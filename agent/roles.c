@@ -76,7 +76,8 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         Roles *roles = &agent->roles;
 
         if (!agent->follow.active || agent->damaged || agent->removed || snapshot_fetching(agent) ||
-            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
+            !heal_may_touch(agent) || promote->term < agent->raft_status.term ||
+            agent->tree_status.conf.n_voters == 0)
                 return;
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
@@ -87,7 +88,7 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
  * nobody will ask, and what it applied has to become a base before it can vote. */
 static void promote_self(Agent *agent) {
         if (agent->follow.active && !agent->raft_status.keeps_log && agent->roles.promote_index == 0 &&
-            !agent->damaged && !agent->removed && !snapshot_fetching(agent) &&
+            !agent->damaged && !agent->removed && !snapshot_fetching(agent) && heal_may_touch(agent) &&
             conf_is_voter(agent->raft_status.conf, agent->host.id))
                 begin_base(agent, 0, agent->raft_status.term);
 }
@@ -106,7 +107,7 @@ int hall_submit_base(Agent *agent, uint64_t seq) {
 static void promotion_durable(Agent *agent) {
         Roles *roles = &agent->roles;
 
-        if (roles->promote_index == 0 || roles->promote_seq != 0)
+        if (roles->promote_index == 0 || roles->promote_seq != 0 || !heal_may_touch(agent))
                 return;
         if (agent->tree_status.durable < roles->promote_index) {
                 tree_checkpoint(agent->tree);
@@ -460,7 +461,7 @@ static void removal_work(Removal *removal) {
         if (!hall_is_leader(agent))
                 return removal_ask_leader(removal);
         removal->here = true;
-        if (removal->request)
+        if (removal->request || !heal_may_touch(agent))
                 return;
 
         Member member;
@@ -556,7 +557,7 @@ void roles_called(Agent *agent, PeersCall *call, Bytes bytes) {
         if (self_voter && hall_is_leader(agent))
                 (void)raft_transfer(agent->raft, 0,
                                     agent->now_usec); /* who goes cannot do the work: ask the next one */
-        if (!hall_is_leader(agent) || self_voter)
+        if (!hall_is_leader(agent) || self_voter || !heal_may_touch(agent))
                 return admin_reply(agent, call, &(AdminReply){.leader = false});
 
         AdminServed *served = calloc(1, sizeof(AdminServed));

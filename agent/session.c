@@ -42,12 +42,15 @@ static SessionWatch *watch_of(Agent *agent, uint64_t host) {
         return watch;
 }
 
-void sessions_heard(Agent *agent, uint64_t host, uint64_t generation) {
+void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepalive) {
         if (!hall_is_leader(agent))
                 return;
         SessionWatch *watch = watch_of(agent, host);
-        if (watch && watch->ending_generation != generation)
+        if (watch && watch->ending_generation != keepalive->generation)
                 watch->heard_usec = agent->now_usec;
+}
+
+void sessions_certain(Agent *agent, uint64_t host, const LetterKeepalive *ack) {
 }
 
 typedef struct Silent {

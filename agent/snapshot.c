@@ -77,7 +77,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
         Snapshots *snapshots = &agent->snapshots;
 
         if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->damaged ||
-            agent->tree_status.conf.n_voters == 0) {
+            agent->tree_status.conf.n_voters == 0 || !heal_may_touch(agent)) {
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
                                   "busy with other snapshots, or none to give");
                 return;
@@ -236,7 +236,7 @@ static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, v
                 return fetch_give_up(agent, "its digest is wrong");
         if (r != 0)
                 return fetch_give_up(agent, "it cannot be written here (disk full?)");
-        if (!fetch->foreign && fetch->index <= agent->tree_status.applied)
+        if (!fetch->foreign && fetch->index < heal_oldest(agent))
                 return fetch_give_up(agent, "it is older than what this host has");
 
         if (fetch->foreign && !join_may_switch(agent))
@@ -285,6 +285,7 @@ static int switch_tree(Agent *agent) {
         follow_end(agent);
         while (agent->snapshots.sends)
                 send_end(agent->snapshots.sends, PEERS_UNAVAILABLE, "this host changes its own tree");
+        fetch->healed = heal_done(agent);
         agent->tree = tree_abandon(agent->tree);
         int r = hall_open_tree(agent, fetch->name);
         if (r != 0)
@@ -351,7 +352,18 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                 } else
                         sessions_rebase(agent);
                 requests_rebase(agent);
-                watches_rebase(agent);
+                checks_rebase(agent);
+                if (fetch->healed && !foreign) {
+                        /* What a process before this one showed is not to be unread. */
+                        agent->reads.gate = true;
+                        agent->reads.gate_until_usec = agent->now_usec + 2 * USEC_PER_SEC;
+                }
+                if (fetch->healed && TAKE_FLAG(agent->heal.served) && !foreign) {
+                        /* What the bad tree told may have been wrong: who watches has to look anew. */
+                        watches_abandon(agent);
+                        agent->told_revision = 0;
+                } else
+                        watches_rebase(agent);
                 agent->applied_high = MAX(agent->applied_high, agent->tree_status.applied);
                 agent->told_revision = MAX(agent->told_revision, agent->tree_status.revision);
                 agent->again = true;

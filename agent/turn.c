@@ -74,21 +74,24 @@ static void hear_log(Agent *agent) {
                 r = core_seq != 0 ? raft_stored(agent->raft, core_seq, agent->now_usec) : 0;
                 if (r < 0)
                         hall_fail(agent, r, "The core ran out of memory");
+                heal_stored(agent, seq);
                 snapshot_stored(agent, seq);
                 roles_stored(agent, seq);
         }
 }
 
 static void hear_tree(Agent *agent) {
+        if (agent->heal.suspect || agent->heal.dead)
+                return; /* it is not asked for anything any more */
         int r = tree_maintain(agent->tree);
-        if (r < 0)
-                hall_fail(agent, r, "The tree cannot be maintained");
+        if (r < 0 && hall_tree_failed(agent, r, "it cannot be maintained") < 0)
+                return;
         if (r == TREE_FULL) {
                 agent->full_usec = agent->now_usec;
                 if (agent->follow.active)
                         follow_end(agent); /* what it took is not what follows the tree any more */
         }
-        tree_status(agent->tree, &agent->tree_status);
+        hall_look_at_tree(agent);
         bool full = agent->log_full || agent->full_usec != 0;
         if (full != agent->disk_full)
                 agent->disk_full = full, agent->status_dirty = true;
@@ -167,7 +170,8 @@ static void leadership_begins(Agent *agent) {
                 return;
 
         uint64_t origin = agent->tree_status.cluster_usec;
-        for (uint64_t i = agent->tree_status.applied + 1; i <= status->last_index; i++) {
+        for (uint64_t i = MAX(agent->tree_status.applied, status->base_index) + 1; i <= status->last_index;
+             i++) {
                 Entry *entry = raft_entry(agent->raft, i);
                 EntryStamp stamp;
                 if (entry && entry->type == ENTRY_COMMAND && entry_stamp_read(entry, &stamp) == 0)
@@ -267,6 +271,8 @@ static void tick_core(Agent *agent) {
 
 static void commit_tree(Agent *agent) {
         bool urgent = false;
+        if (!heal_may_touch(agent))
+                return;
         if (!tree_dirty(agent->tree, &urgent)) {
                 agent->commit_usec = 0;
                 /* Nothing was taken back that could be tried again: it is over when nobody complains. */
@@ -281,7 +287,7 @@ static void commit_tree(Agent *agent) {
                 return;
 
         int r = tree_commit(agent->tree);
-        tree_status(agent->tree, &agent->tree_status);
+        hall_look_at_tree(agent);
         agent->commit_usec = 0;
         if (r == TREE_FULL) {
                 agent->full_usec = agent->now_usec;
@@ -290,7 +296,7 @@ static void commit_tree(Agent *agent) {
                 return;
         }
         if (r != 0) {
-                hall_fail(agent, r < 0 ? r : -EIO, "The tree cannot be written");
+                (void)hall_tree_failed(agent, r, "it cannot be written");
                 return;
         }
         agent->full_usec = 0;
@@ -300,7 +306,8 @@ static void commit_tree(Agent *agent) {
 }
 
 static void checkpoint_tree(Agent *agent) {
-        if (agent->checkpoint_usec == 0 || agent->tree_status.durable >= agent->tree_status.applied)
+        if (!heal_may_touch(agent) || agent->checkpoint_usec == 0 ||
+            agent->tree_status.durable >= agent->tree_status.applied)
                 return;
         bool quiet = agent->now_usec - agent->changed_usec >= CHECKPOINT_QUIET;
         if (!quiet && agent->now_usec < agent->checkpoint_usec)
@@ -314,7 +321,7 @@ static void trim_log(Agent *agent) {
         const uint64_t room = 50000;
         uint64_t index = agent->tree_status.durable;
 
-        if (agent->follow.active)
+        if (agent->follow.active || agent->heal.bad)
                 return;
         uint64_t slowest = index;
         for (size_t i = 0; i < agent->raft_status.n_progress; i++)
@@ -333,7 +340,7 @@ static void trim_log(Agent *agent) {
 /* A host that votes no more keeps term and vote for ever, entries only until its own tree has passed them
  * for good. */
 static void drop_tail(Agent *agent) {
-        if (!agent->demote || !agent->follow.active)
+        if (!agent->demote || !agent->follow.active || !heal_may_touch(agent))
                 return;
         const TreeStatus *tree = &agent->tree_status;
         if (tree->durable < tree->applied || tree->applied < tree->conf_index ||
@@ -398,6 +405,7 @@ static void work_duties(Agent *agent) {
         snapshot_watch(agent);
         join_work(agent);
         follow_work(agent);
+        checks_work(agent);
         leave_full_disk(agent);
         prune_history(agent);
         checkpoint_tree(agent);
@@ -413,6 +421,9 @@ static void turn_round(Agent *agent) {
         if (agent->failed != 0)
                 return; /* perhaps without a tree */
         hear_tree(agent);
+        heal_work(agent);
+        if (agent->failed != 0)
+                return;
         tick_core(agent);
         look_at_core(agent);
         sessions_hurry(agent);
@@ -448,6 +459,7 @@ static uint64_t next_deadline(const Agent *agent) {
         deadline = MIN(deadline, reads_deadline(agent));
         deadline = MIN(deadline, watches_deadline(agent));
         deadline = MIN(deadline, duties_deadline(agent));
+        deadline = MIN(deadline, heal_deadline(agent));
         if (agent->commit_usec != 0)
                 deadline = MIN(deadline, agent->commit_usec);
         /* Slow duties that nothing announces: membership addresses, pruning, promotion. */

@@ -286,6 +286,14 @@ static bool can_catch_up(const Watch *watch) {
                 watch->next > watch->agent->told_revision);
 }
 
+/* Without anybody to fetch from the history stays as it is: the watch cannot go on. */
+static void rot_met(Watch *watch) {
+        Agent *agent = watch->agent;
+        heal_suspect(agent, false, "its history cannot be read");
+        if (agent->heal.alone)
+                tell_compacted(watch, agent->tree_status.revision + 1);
+}
+
 static void catch_up(Watch *watch) {
         Agent *agent = watch->agent;
         uint64_t revision = agent->tree_status.revision, next = 0;
@@ -303,6 +311,8 @@ static void catch_up(Watch *watch) {
 
         if (r == TREE_COMPACTED)
                 tell_compacted(watch, agent->tree_status.floor);
+        else if (r == TREE_ROTTEN)
+                rot_met(watch);
         else if (r != 0)
                 hall_fail(agent, r < 0 ? r : -EBADMSG, "History cannot be read");
         else if (!state.stopped && !watch->ended) {
@@ -338,6 +348,8 @@ static void tell_marks(Agent *agent) {
 void watches_catch_up(Agent *agent) {
         Watch *watch, *next;
 
+        if (agent->heal.bad || agent->heal.suspect)
+                return; /* there is no history to read */
         agent->watches.delivering++;
         DL_FOREACH_SAFE2(agent->watches.behind, watch, next, next_behind)
         if (can_catch_up(watch))

@@ -32,6 +32,7 @@ static const struct {
         {OURS "NotMember", ENOLINK},
         {OURS "Stopping", ESHUTDOWN},
         {OURS "Halted", EROFS},
+        {OURS "NoTree", EAGAIN},
         {OURS "LimitsExceeded", ENOBUFS},
         {OURS "InvalidToken", EBADMSG},
         {OURS "TokenExpired", EKEYEXPIRED},

@@ -49,6 +49,10 @@ static const char *state_name(AgentState state) {
                 return "joining";
         case AGENT_OUT:
                 return "removed";
+        case AGENT_NO_TREE:
+                return "no-tree";
+        case AGENT_DIVERGED:
+                return "diverged";
         }
         assert(!"unreachable");
         return NULL;

@@ -12,6 +12,7 @@ static const sd_bus_error_map error_map[] = {
         SD_BUS_ERROR_MAP(ERROR_DISK_FULL, ENOSPC),
         SD_BUS_ERROR_MAP(ERROR_EXISTS, EEXIST),
         SD_BUS_ERROR_MAP(ERROR_HALTED, EROFS),
+        SD_BUS_ERROR_MAP(ERROR_NO_TREE, EAGAIN),
         SD_BUS_ERROR_MAP(ERROR_INVALID_NAME, EINVAL),
         SD_BUS_ERROR_MAP(ERROR_INVALID_PATH, EINVAL),
         SD_BUS_ERROR_MAP(ERROR_INVALID_REQUEST, EINVAL),
@@ -61,6 +62,8 @@ const char *error_of_answer(Answer answer) {
                 return ERROR_STOPPING;
         case ANSWER_HALTED:
                 return ERROR_HALTED;
+        case ANSWER_NO_TREE:
+                return ERROR_NO_TREE;
         }
         return SD_BUS_ERROR_FAILED;
 }

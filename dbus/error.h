@@ -15,6 +15,7 @@
 #define ERROR_DISK_FULL       ERROR_PREFIX "DiskFull"
 #define ERROR_EXISTS          ERROR_PREFIX "Exists"
 #define ERROR_HALTED          ERROR_PREFIX "Halted"
+#define ERROR_NO_TREE         ERROR_PREFIX "NoTree"
 #define ERROR_INVALID_NAME    ERROR_PREFIX "InvalidName"
 #define ERROR_INVALID_PATH    ERROR_PREFIX "InvalidPath"
 #define ERROR_INVALID_REQUEST ERROR_PREFIX "InvalidRequest"

@@ -29,6 +29,8 @@ const char *command_kind_name(CommandKind kind) {
                 return "update-member";
         case COMMAND_PRUNE:
                 return "prune";
+        case COMMAND_CHECK:
+                return "check";
         }
         return "unknown";
 }

@@ -32,6 +32,7 @@ typedef enum CommandKind {
         COMMAND_REMOVE_MEMBER = 11,
         COMMAND_UPDATE_MEMBER = 12, /* a member's own name, addresses, version */
         COMMAND_PRUNE = 13,         /* history floor rises to `revision` */
+        COMMAND_CHECK = 14,         /* changes nothing: every host takes its digest as of this entry */
 } CommandKind;
 
 enum {

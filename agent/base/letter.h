@@ -55,6 +55,8 @@ typedef enum LetterKind {
         LETTER_PROMOTED = 9,  /* observer to leader: done, my log begins behind this index */
         LETTER_FETCH = 11,  /* leader to voter: your log ends before mine begins, fetch a snapshot from me */
         LETTER_STATUS = 10, /* a host tells the leader its applied index, about once a second */
+        LETTER_REPORT = 12, /* a voter to all: my tree's digest as of a check entry */
+        LETTER_KEEPALIVE_ACK = 13, /* the leader's: by a beat sent after it came, a majority followed */
 } LetterKind;
 
 typedef struct LetterHello {
@@ -102,7 +104,13 @@ typedef struct LetterRead {
 typedef struct LetterKeepalive {
         uint64_t host;
         uint64_t generation;
+        uint64_t sent; /* by the sender's clock; comes back as it went */
 } LetterKeepalive;
+
+typedef struct LetterReport {
+        uint64_t index;
+        uint8_t digest[16];
+} LetterReport;
 
 typedef struct LetterPromote {
         uint64_t term;  /* of the leader that asks */
@@ -121,8 +129,9 @@ typedef struct Letter {
                 RaftMessage raft;
                 LetterOffer offer;
                 LetterOfferRefused refused;
-                LetterRead read; /* READ and READ_REPLY */
-                LetterKeepalive keepalive;
+                LetterRead read;           /* READ and READ_REPLY */
+                LetterKeepalive keepalive; /* KEEPALIVE, KEEPALIVE_ACK */
+                LetterReport report;
                 LetterPromote promote; /* PROMOTE, PROMOTED, FETCH */
                 LetterStatus status;
         };

@@ -12,6 +12,7 @@
 static int apply_kind(Apply *apply) {
         switch (apply->command->kind) {
         case COMMAND_EMPTY:
+        case COMMAND_CHECK:
                 return 0;
         case COMMAND_ANNOUNCE:
                 return apply_announce(apply);
@@ -55,7 +56,8 @@ static int apply_unnumbered(Apply *apply) {
                 }
                 return r != 0 ? r : apply_kind(apply);
         }
-        if (command->kind != COMMAND_END_SESSION && command->kind != COMMAND_PRUNE) {
+        if (command->kind != COMMAND_END_SESSION && command->kind != COMMAND_PRUNE &&
+            command->kind != COMMAND_CHECK) {
                 apply->result.status = RESULT_STALE;
                 return 0;
         }

@@ -94,9 +94,10 @@ int maintain_init(Tree *tree) {
         Maintain *m = &tree->maintain;
         m->committed = tree->committed;
         m->durable = tree->durable;
-        m->event_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        m->event_fd = tree->options.event_fd ?: eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         if (m->event_fd < 0)
                 return -errno;
+        m->news = tree->options.event_fd != 0; /* perhaps of the tree before */
         int r = file_connect(tree, tree->path, false, &m->db);
         if (r != 0)
                 return r;
@@ -132,7 +133,7 @@ void maintain_deinit(Tree *tree) {
                 sqlite3_close(m->db);
                 m->db = NULL;
         }
-        if (m->event_fd >= 0)
+        if (m->event_fd >= 0 && tree->options.event_fd == 0)
                 close(m->event_fd);
         m->event_fd = -1;
 }

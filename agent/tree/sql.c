@@ -60,6 +60,8 @@ int sql_outcome(sqlite3 *db, int rc) {
 
         if (sql_is_full(db, rc))
                 return TREE_FULL;
+        if (rc == SQLITE_IOERR_READ || rc == SQLITE_IOERR_SHORT_READ || rc == SQLITE_IOERR_CORRUPTFS)
+                return TREE_ROTTEN; /* what cannot be read back is as bad as what reads wrong */
         switch (rc & 0xff) {
         case SQLITE_CORRUPT:
         case SQLITE_NOTADB:

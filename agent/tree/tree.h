@@ -24,6 +24,7 @@ typedef struct TreeOptions {
         bool thread;      /* maintenance thread; without it tree_maintain() does the work in the caller's */
         size_t wal_bytes; /* cap, 16 MiB */
         size_t cache_bytes; /* SQLite's page cache, 4 MiB */
+        int event_fd; /* for its news, borrowed (an eventfd): one tree after the other uses it. 0: its own */
 } TreeOptions;
 
 /* Outcomes, positive. */

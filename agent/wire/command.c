@@ -25,6 +25,7 @@ static uint32_t kind_flags(CommandKind kind) {
         case COMMAND_REMOVE_MEMBER:
         case COMMAND_UPDATE_MEMBER:
         case COMMAND_PRUNE:
+        case COMMAND_CHECK:
                 return 0;
         }
         return 0;
@@ -65,6 +66,7 @@ static bool command_kind_is_sound(const Command *c) {
         switch (c->kind) {
         case COMMAND_EMPTY:
         case COMMAND_ATTACH:
+        case COMMAND_CHECK:
                 return true;
         case COMMAND_ANNOUNCE:
                 return c->nonce.size == INVOCATION_BYTES;

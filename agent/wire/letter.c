@@ -98,6 +98,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 Treaty__V1__Keepalive keepalive;
                 Treaty__V1__Promote promote;
                 Treaty__V1__Status status;
+                Treaty__V1__Report report;
         } body;
 
         message.body_case = (Treaty__V1__Letter__BodyCase)letter->kind;
@@ -122,9 +123,11 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 message.read = &body.read;
                 break;
         case LETTER_KEEPALIVE:
+        case LETTER_KEEPALIVE_ACK:
                 treaty__v1__keepalive__init(&body.keepalive);
                 PB_SET(&body.keepalive, host, letter->keepalive.host);
                 PB_SET(&body.keepalive, generation, letter->keepalive.generation);
+                PB_SET(&body.keepalive, sent, letter->keepalive.sent);
                 message.keepalive = &body.keepalive;
                 break;
         case LETTER_PROMOTE:
@@ -140,6 +143,12 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 PB_SET(&body.status, applied, letter->status.applied);
                 PB_SET(&body.status, durable, letter->status.durable);
                 message.status = &body.status;
+                break;
+        case LETTER_REPORT:
+                treaty__v1__report__init(&body.report);
+                PB_SET(&body.report, index, letter->report.index);
+                PB_SET_BYTES(&body.report, digest, letter->report.digest, sizeof(letter->report.digest));
+                message.report = &body.report;
                 break;
         }
         assert(message.hello);
@@ -225,8 +234,19 @@ static int refused_message_read(const Treaty__V1__OfferRefused *message, LetterO
 }
 
 static int keepalive_message_read(const Treaty__V1__Keepalive *message, LetterKeepalive *ret) {
-        *ret = (LetterKeepalive){.host = message->host, .generation = message->generation};
+        *ret = (LetterKeepalive){
+                .host = message->host,
+                .generation = message->generation,
+                .sent = message->sent,
+        };
         return message->host > 0 ? 0 : -EBADMSG;
+}
+
+static int report_message_read(const Treaty__V1__Report *message, LetterReport *ret) {
+        *ret = (LetterReport){.index = message->index};
+        bool sound =
+                message->index > 0 && message_take_fixed(&message->digest, ret->digest, sizeof(ret->digest));
+        return sound ? 0 : -EBADMSG;
 }
 
 static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *memory, Letter *ret) {
@@ -251,6 +271,7 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
                 };
                 return 0;
         case TREATY__V1__LETTER__BODY_KEEPALIVE:
+        case TREATY__V1__LETTER__BODY_KEEPALIVE_ACK:
                 return keepalive_message_read(message->keepalive, &ret->keepalive);
         case TREATY__V1__LETTER__BODY_PROMOTE:
         case TREATY__V1__LETTER__BODY_PROMOTED:
@@ -266,6 +287,8 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
                         .durable = message->status->durable,
                 };
                 return 0;
+        case TREATY__V1__LETTER__BODY_REPORT:
+                return report_message_read(message->report, &ret->report);
         case TREATY__V1__LETTER__BODY__NOT_SET:
         case _TREATY__V1__LETTER__BODY__CASE_IS_INT_SIZE:
                 break;

@@ -19,6 +19,7 @@ typedef struct Lone {
         uint64_t now;
         Random random;
         char directory[64];
+        char said[1024]; /* the last thing it told its operator */
 } Lone;
 
 static inline uint64_t lone_now(void *userdata) {
@@ -28,6 +29,11 @@ static inline uint64_t lone_now(void *userdata) {
 static inline void lone_random(void *userdata, void *data, size_t size) {
         for (size_t i = 0; i < size; i++)
                 ((uint8_t *)data)[i] = (uint8_t)random_next(&((Lone *)userdata)->random);
+}
+
+static inline void lone_say(void *userdata, int level, const char *text) {
+        Lone *lone = userdata;
+        snprintf(lone->said, sizeof(lone->said), "%s", text);
 }
 
 static inline void lone_wake(void *userdata) {
@@ -57,6 +63,7 @@ static inline AgentOptions lone_options(Lone *lone, Disk *disk) {
                 .election_usec = 600 * USEC_PER_MSEC,
                 .session_usec = 5 * USEC_PER_SEC,
                 .max_voters = 5,
+                .report = {.say = lone_say, .userdata = lone},
                 .outside =
                         {
                                 .userdata = lone,
@@ -72,9 +79,13 @@ static inline AgentOptions lone_options(Lone *lone, Disk *disk) {
         };
 }
 
-static inline void lone_start(Lone *lone) {
+static inline int lone_try(Lone *lone) {
         AgentOptions options = lone_options(lone, simdisk_disk(lone->disk));
-        assert_int_equal(agent_new(&lone->agent, &options), 0);
+        return agent_new(&lone->agent, &options);
+}
+
+static inline void lone_start(Lone *lone) {
+        assert_int_equal(lone_try(lone), 0);
 }
 
 static inline void lone_run(Lone *lone, uint64_t usec) {

@@ -20,6 +20,8 @@
  *      image H | restore H                 of a host that is down: its disk is copied, comes back
  *      wipe H                              of a host that is down: its state directory is moved away
  *      rot H                               of a host that is down: bytes in the middle of its log flip
+ *      rot-tree H | lose-tree H            of a host that is down: its tree file's head flips, is gone
+ *      diverge H PATH                      its tree goes back to what PATH held before, and nothing shows
  *      cut H | cut A -> B | heal           the network
  *      pause H TIME | stall-disk H TIME    nothing of it moves; its log does not
  *      full H | room H                     no space left for its log, space again
@@ -37,10 +39,12 @@
  *      quiet COMMAND                       without what happens meanwhile */
 #include "tests/sim/sim.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <sqlite3.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -107,6 +111,16 @@ static void said(SimHost *host, int level, const char *text) {
         if (level > 4) /* warning */
                 return;
         while (*text && n < sizeof(line) - 40) {
+                size_t skip = strlen(world.directory);
+                if (strncmp(text, world.directory, skip) == 0) { /* another with each run */
+                        text += skip + 1;
+                        continue;
+                }
+                if (strncmp(text, "/tree-", 6) == 0 && strspn(text + 6, "0123456789abcdef") == 16) {
+                        n += (size_t)snprintf(line + n, sizeof(line) - n, "/tree-….db");
+                        text += strlen("/tree-0000000000000000-00000000.db");
+                        continue;
+                }
                 uint64_t id =
                         strspn(text, "0123456789abcdef") >= 16
                                 ? strtoull((char[17]){text[0], text[1], text[2], text[3], text[4], text[5],
@@ -281,6 +295,7 @@ static const char *answer_name(Answer answer) {
                 [ANSWER_TIMEOUT] = "Timeout",
                 [ANSWER_STOPPING] = "Stopping",
                 [ANSWER_HALTED] = "Halted",
+                [ANSWER_NO_TREE] = "NoTree",
         };
         return names[answer];
 }
@@ -612,6 +627,8 @@ static void show(SimHost *host) {
                 [AGENT_HALTED] = ", halted",
                 [AGENT_JOINING] = ", joining",
                 [AGENT_OUT] = "",
+                [AGENT_NO_TREE] = ", no tree",
+                [AGENT_DIVERGED] = ", diverged",
         };
         if (!host->agent) {
                 tell("%s: down", host->name);
@@ -712,6 +729,46 @@ static void rot(SimHost *host) {
         world.may_rot = true;
 }
 
+/* The tree file of a host: a real one, also in a story. */
+static void rot_tree(SimHost *host, bool lose) {
+        DIR *directory = opendir(host->directory);
+        bool done = false;
+        for (struct dirent *e; directory && (e = readdir(directory));) {
+                char path[400];
+                snprintf(path, sizeof(path), "%s/%s", host->directory, e->d_name);
+                if (strncmp(e->d_name, "tree-", 5) != 0)
+                        continue;
+                if (lose)
+                        done = unlink(path) == 0 || done;
+                else if (strlen(e->d_name) == 33) {
+                        FILE *file = fopen(path, "r+");
+                        done = file && fwrite("\132\132\132\132", 4, 1, file) == 1;
+                        if (file)
+                                fclose(file);
+                }
+        }
+        if (directory)
+                closedir(directory);
+        if (!done)
+                stuck("there is no tree");
+}
+
+/* Every checksum still fits: only the others know better. */
+static bool diverge(SimHost *host, const char *path) {
+        char file[400], sql[400];
+        sqlite3 *db = NULL;
+        snprintf(file, sizeof(file), "%s/%s", host->directory, host->agent->tree_name);
+        snprintf(
+                sql, sizeof(sql),
+                "UPDATE keys SET id = (SELECT previous FROM rows WHERE rows.id = keys.id) WHERE key = CAST('%s' AS BLOB)",
+                path);
+        bool good = sqlite3_open(file, &db) == SQLITE_OK &&
+                    sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK && sqlite3_changes(db) == 1;
+        sqlite3_close(db);
+        host->diverged = good;
+        return good;
+}
+
 static void cut(unsigned a, unsigned b) {
         if (a != b)
                 net_cut(a, b, true);
@@ -799,6 +856,10 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 wipe(host);
         else if (strcmp(verb, "rot") == 0 && !up)
                 rot(host);
+        else if (strcmp(verb, "rot-tree") == 0 && !up)
+                rot_tree(host, false);
+        else if (strcmp(verb, "lose-tree") == 0 && !up)
+                rot_tree(host, true);
         else if (strcmp(verb, "found") == 0)
                 found(host);
         else if (strcmp(verb, "full") == 0)
@@ -837,6 +898,8 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 
         if (n == 2 && (strcmp(verb, "set") == 0 || strcmp(verb, "create") == 0))
                 *ret_wish = write_one(host, verb, w[0], w[1], within);
+        else if (n == 1 && strcmp(verb, "diverge") == 0)
+                return diverge(host, w[0]);
         else if (n == 1 && strcmp(verb, "delete") == 0)
                 *ret_wish = write_one(host, verb, w[0], "", within);
         else if (n == 1 && (strcmp(verb, "get") == 0 || strcmp(verb, "linearizable") == 0))
@@ -884,9 +947,9 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 }
 
 static bool run(char *line) {
-        static const char *const to_each[] = {"show",  "start",   "stop",    "kill", "powercut",
-                                              "image", "restore", "wipe",    "rot",  "found",
-                                              "full",  "room",    "unwatch", NULL};
+        static const char *const to_each[] = {
+                "show", "start", "stop",     "kill",      "powercut", "image", "restore", "wipe",
+                "rot",  "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;

@@ -209,6 +209,7 @@ static void written(const RequestAnswer *answer, void *userdata) {
         case ANSWER_STOPPING:
         case ANSWER_TIMEOUT:
         case ANSWER_HALTED:
+        case ANSWER_NO_TREE:
                 op->state = OP_NEVER;
                 break;
         }

@@ -155,6 +155,11 @@ static void append(const SimHost *host, const WatchEvent *event) {
 
 static int deliver(const WatchEvent *event, void *userdata) {
         SimHost *host = userdata;
+        if (host->diverged || host->no_tree) { /* what it tells is wrong, or its watches end with its tree */
+                if (event->kind == WATCH_COMPACTED)
+                        host->oracle = NULL;
+                return 0;
+        }
         switch (event->kind) {
         case WATCH_MARK:
                 return 0;
@@ -260,6 +265,14 @@ void ghost_look(SimHost *host) {
         const TreeStatus *tree = &agent->tree_status;
         promise_look(host);
 
+        host->no_tree = agent->heal.bad || agent->heal.suspect;
+        if (host->no_tree) {
+                host->diverged = false;
+                host->applied = host->revision = 0; /* another tree may be older: the log has the rest */
+                look_at_leader(host, &agent->raft_status);
+        }
+        if (host->no_tree || host->diverged)
+                return;
         if (!host_is_in(host))
                 return;
         if (agent->damaged && !world.may_rot)

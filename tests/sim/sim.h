@@ -113,7 +113,8 @@ struct SimHost {
         uint64_t applied, revision, revision_before, checked, oracle_next;
         size_t oracle_position;
         Watch *oracle;
-        bool unsure; /* its gate was opened without quorum */
+        bool unsure;            /* its gate was opened without quorum */
+        bool diverged, no_tree; /* its tree was made wrong; was found bad and taken out of service */
         uint64_t checkpoint_wal;
         uint8_t checkpoint_salt[32];
         uint64_t durable;

@@ -99,6 +99,7 @@ static void commands_make(Samples *samples) {
         add_command(samples, (Command){.kind = COMMAND_REMOVE_MEMBER, .subject = UINT64_MAX});
         add_command(samples, (Command){.kind = COMMAND_UPDATE_MEMBER, .member = &member});
         add_command(samples, (Command){.kind = COMMAND_PRUNE, .revision = 1});
+        add_command(samples, (Command){.kind = COMMAND_CHECK});
 }
 
 static void letters_make(Samples *samples) {
@@ -117,7 +118,11 @@ static void letters_make(Samples *samples) {
                                               .refused = {.reason = (OfferRefusal)reason, .leader = 9}});
         add_letter(samples, &(Letter){.kind = LETTER_READ, .read = {.incarnation = 1, .id = UINT64_MAX}});
         add_letter(samples, &(Letter){.kind = LETTER_READ_REPLY, .read = {.refused = true, .index = 5}});
-        add_letter(samples, &(Letter){.kind = LETTER_KEEPALIVE, .keepalive = {.host = 1, .generation = 2}});
+        add_letter(samples, &(Letter){.kind = LETTER_KEEPALIVE,
+                                      .keepalive = {.host = 1, .generation = 2, .sent = 3}});
+        add_letter(samples, &(Letter){.kind = LETTER_KEEPALIVE_ACK,
+                                      .keepalive = {.host = 1, .generation = 2, .sent = 3}});
+        add_letter(samples, &(Letter){.kind = LETTER_REPORT, .report = {.index = 7, .digest = {1, 2, 3}}});
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTE, .promote = {.term = 1}});
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTED, .promote = {.term = 1, .index = UINT64_MAX}});
         add_letter(samples, &(Letter){.kind = LETTER_FETCH, .promote = {.term = 1, .index = 12}});

@@ -163,7 +163,7 @@ static void test_unsound_commands_are_not_encoded(void **state) {
         memset(long_tag, 't', OWNER_TAG_BYTES + 1);
         const Command bad[] = {
                 {.kind = 0, .host = 1},
-                {.kind = COMMAND_PRUNE + 1, .host = 1},
+                {.kind = COMMAND_CHECK + 1, .host = 1},
                 {.kind = COMMAND_EMPTY},
                 {.kind = COMMAND_EMPTY, .host = 1, .flags = COMMAND_SUBTREE},
                 {.kind = COMMAND_EMPTY, .host = 1, .incarnation = 1},
