@@ -453,7 +453,8 @@ static void watcher_moves(void *p, uint64_t a) {
                 watcher_closes(watcher);
                 watcher_opens(watcher, host);
         }
-        at(world.now + between(200 * MSEC, 8 * SEC), watcher_moves, watcher, 0);
+        at(world.now + (chance(2000) ? between(200 * MSEC, 4 * SEC) : between(5 * SEC, 60 * SEC)),
+           watcher_moves, watcher, 0);
 }
 
 /* ---- Owners ---- */

@@ -5,6 +5,7 @@
 
 struct MapNode {
         unsigned refs;
+        uint64_t prefix; /* of the key: most comparisons end here, without a look at the item */
         MapNode *left, *right;
         MapItem *item;
 };
@@ -66,6 +67,21 @@ static int compare(Bytes a, Bytes b) {
         return c != 0 ? c : (a.size > b.size) - (a.size < b.size);
 }
 
+static uint64_t prefix_of(Bytes key) {
+        uint8_t first[8] = {};
+        uint64_t v;
+        memcpy(first, key.data, MIN(key.size, sizeof(first)));
+        memcpy(&v, first, sizeof(v));
+        return __builtin_bswap64(v);
+}
+
+/* Of a key, whose prefix is known, with a node's. */
+static inline int compare_node(Bytes key, uint64_t prefix, const MapNode *node) {
+        if (prefix != node->prefix)
+                return prefix < node->prefix ? -1 : 1;
+        return compare(key, map_item_key(node->item));
+}
+
 MapNode *map_ref(MapNode *node) {
         if (node)
                 node->refs++;
@@ -86,7 +102,11 @@ MapNode *map_unref(MapNode *node) {
 static MapNode *node_new(MapItem *item, MapNode *left, MapNode *right) {
         MapNode *node = malloc(sizeof(MapNode));
         assert(node);
-        *node = (MapNode){.refs = 1, .left = left, .right = right, .item = item};
+        *node = (MapNode){.refs = 1,
+                          .prefix = prefix_of(map_item_key(item)),
+                          .left = left,
+                          .right = right,
+                          .item = item};
         return node;
 }
 
@@ -104,18 +124,18 @@ static bool goes_before(const MapItem *a, const MapItem *b) {
                                           : compare(map_item_key(a), map_item_key(b)) < 0;
 }
 
-MapNode *map_put(MapNode *node, MapItem *item) {
+static MapNode *put(MapNode *node, MapItem *item, uint64_t prefix) {
         if (!node)
                 return node_new(item, NULL, NULL);
         node = node_own(node);
-        int c = compare(map_item_key(item), map_item_key(node->item));
+        int c = compare_node(map_item_key(item), prefix, node);
         if (c == 0) {
                 map_item_unref(node->item);
                 node->item = item;
                 return node;
         }
         MapNode **side = c < 0 ? &node->left : &node->right;
-        MapNode *child = *side = map_put(*side, item);
+        MapNode *child = *side = put(*side, item, prefix);
         if (!goes_before(child->item, node->item))
                 return node;
         if (c < 0) {
@@ -126,6 +146,10 @@ MapNode *map_put(MapNode *node, MapItem *item) {
                 child->left = node;
         }
         return child;
+}
+
+MapNode *map_put(MapNode *root, MapItem *item) {
+        return put(root, item, prefix_of(map_item_key(item)));
 }
 
 static MapNode *merge(MapNode *a, MapNode *b) {
@@ -159,8 +183,9 @@ MapNode *map_delete(MapNode *node, Bytes key) {
 }
 
 MapItem *map_find(const MapNode *node, Bytes key) {
+        uint64_t prefix = prefix_of(key);
         while (node) {
-                int c = compare(key, map_item_key(node->item));
+                int c = compare_node(key, prefix, node);
                 if (c == 0)
                         return node->item;
                 node = c < 0 ? node->left : node->right;
@@ -170,8 +195,9 @@ MapItem *map_find(const MapNode *node, Bytes key) {
 
 MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
         MapItem *best = NULL;
+        uint64_t prefix = prefix_of(to);
         while (node) {
-                int c = compare(map_item_key(node->item), to);
+                int c = -compare_node(to, prefix, node);
                 if (c < 0 || (c == 0 && inclusive)) {
                         best = node->item;
                         node = node->right;
@@ -188,9 +214,10 @@ static void walk_push(MapWalk *walk, const MapNode *node) {
 
 /* Invariant: on the path lie those that come next, the nearest on top. */
 void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
+        uint64_t prefix = prefix_of(from);
         walk->n = 0;
         while (node) {
-                int c = compare(map_item_key(node->item), from);
+                int c = -compare_node(from, prefix, node);
                 if (c > 0 || (c == 0 && inclusive)) {
                         walk_push(walk, node);
                         node = node->left;
