@@ -7,6 +7,8 @@
 # - every manual page of ours that is referred to is there
 # - treatyctl(1) has every command and option that the tool has, and no other commands
 # - treaty.conf(5) and treaty.unit(5) have every key that is read, and no others
+# - CONSENSUS.md has a row for each section of Raft used here, each counter-example and each trap, and each row names
+#   stories and tests that exist; it names every story of the core
 # - org.treaty1(5) has every method and property of the XML and every error of ours, and no other errors
 #
 # Each check reports how many things it compared; one that found nothing to compare fails.
@@ -88,6 +90,38 @@ def bus(c):
     c.same("errors", "org.treaty1(5)", errors, set(re.findall(r"\*([A-Z]\w+)\*", part)))
 
 
+SECTIONS = ["paper " + s for s in ("5.1", "5.2", "5.3", "5.4.1", "5.4.2", "5.5", "6", "7")] + [
+    "thesis " + s for s in ("3.10", "4.1", "4.2.1", "4.2.2", "4.2.3", "4.3", "4.4", "6.2", "6.3", "6.4", "9.6", "10.2.1")]
+ROOMS = "raft|hall|agent|log|tree|wire|base|peers|units|dbus|sim|hosts"
+
+
+def is_shown(c, room, name):
+    """`raft x` and `hall x` are stories, or x is a test: test_x.c, x.c, or a function in that room's tests."""
+    directory = os.path.join(c.tree, "tests", "agent" if room == "hall" else room)
+    if os.path.exists(os.path.join(directory, "stories", name + ".txt")):
+        return True
+    if room == "hall":
+        return False
+    if any(os.path.exists(os.path.join(directory, f)) for f in (f"test_{name}.c", f"{name}.c")):
+        return True
+    return any(re.search(rf"^(static void|def) {name}\(", c.read(os.path.relpath(path, c.tree)), re.M)
+               for path in glob.glob(os.path.join(directory, "*.c")) + glob.glob(os.path.join(directory, "*.py")))
+
+
+def consensus(c):
+    page = c.read("docs/CONSENSUS.md")
+    rows = {}
+    for name, shown in re.findall(r"^\| ([\w. ]+?) \|.*\| ([^|]*) \|$", page, re.M):
+        rows[name] = re.findall(rf"`({ROOMS}) (\w+)`", shown)
+    for name in SECTIONS + [str(i) for i in range(1, 23)] + [f"R{i}" for i in range(1, 44)]:
+        c.see("rules", rows.get(name), f"CONSENSUS.md: nothing is named that shows {name}")
+    for room, name in sorted(set(re.findall(rf"`({ROOMS}) (\w+)`", page))):
+        c.see("shown", is_shown(c, room, name), f"CONSENSUS.md: there is no {room} {name}")
+    for path in sorted(glob.glob(os.path.join(c.tree, "tests/raft/stories/*.txt"))):
+        name = os.path.basename(path)[:-4]
+        c.see("stories", f"`raft {name}`" in page, f"CONSENSUS.md: the story {name} of the core is not named")
+
+
 def main(argv):
     if len(argv) != 3:
         print("usage: docs.py TREE TREATYCTL", file=sys.stderr)
@@ -97,7 +131,9 @@ def main(argv):
     tool(c, argv[2])
     keys(c)
     bus(c)
-    for what in ("links", "paths", "manuals", "commands", "options", "keys", "methods", "errors"):
+    consensus(c)
+    for what in ("links", "paths", "manuals", "commands", "options", "keys", "methods", "errors", "rules", "shown",
+                 "stories"):
         if not c.counts.get(what):
             c.faults.append(f"docs.py found no {what} to compare: it looks in the wrong place")
     for fault in c.faults:
