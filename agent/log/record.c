@@ -147,7 +147,9 @@ int segment_put(Buffer *buffer, const Anchor *anchor, const Summary *summary, ui
 }
 
 int summary_read(const Record *record, Summary *ret) {
-        assert(record->type == RECORD_SEGMENT && record->size == SEGMENT_BYTES);
+        assert(record->type == RECORD_SEGMENT);
+        if (record->size != SEGMENT_BYTES)
+                return RECORD_BROKEN;
 
         const uint8_t *from = record->payload.data + ANCHOR_BYTES;
         uint64_t flags = bytes_get_u64(from + 16);

@@ -55,7 +55,7 @@ static void hello(uint64_t connection) {
 static void made_up(FuzzReader *in, uint64_t connection) {
         Agent *agent = lone.agent;
         RaftStatus *raft = &agent->raft_status;
-        Letter letter = {.kind = (LetterKind)(2 + fuzz_u8(in) % 10)};
+        Letter letter = {.kind = (LetterKind)(2 + fuzz_u8(in) % (LETTER_KEEPALIVE_ACK - 1))};
         uint64_t a = fuzz_near(in, raft->term), b = fuzz_near(in, raft->last_index), c = fuzz_near(in, 1);
         switch (letter.kind) {
         case LETTER_HELLO:
@@ -95,12 +95,16 @@ static void made_up(FuzzReader *in, uint64_t connection) {
                                            .index = b};
                 break;
         case LETTER_KEEPALIVE:
+        case LETTER_KEEPALIVE_ACK:
                 letter.keepalive = (LetterKeepalive){.host = c, .generation = b};
                 break;
         case LETTER_PROMOTE:
         case LETTER_PROMOTED:
         case LETTER_FETCH:
                 letter.promote = (LetterPromote){.term = a, .index = b};
+                break;
+        case LETTER_REPORT:
+                letter.report = (LetterReport){.index = b, .digest = {(uint8_t)c}};
                 break;
         case LETTER_STATUS:
                 letter.status = (LetterStatus){.applied = b, .durable = c};
@@ -126,7 +130,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         for (unsigned n = 0; r == 0 && in.size > 0 && n < 200; n++) {
                 uint8_t how = fuzz_u8(&in);
                 if (how & 1) {
-                        size_t n_bytes = MIN((size_t)fuzz_u16(&in), in.size);
+                        size_t n_bytes = fuzz_u16(&in);
+                        n_bytes = MIN(n_bytes, in.size);
                         agent_letter(lone.agent, 2, connection, BYTES(in.data, n_bytes));
                         in = (FuzzReader){in.data + n_bytes, in.size - n_bytes};
                 } else
@@ -155,7 +160,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
 }
 
 void fuzz_seeds(FuzzSeed seed) {
-        for (uint8_t kind = 0; kind < 10; kind++) {
+        for (uint8_t kind = 0; kind <= LETTER_KEEPALIVE_ACK - 2; kind++) {
                 char name[16];
                 uint8_t bytes[64] = {2, kind, 5, 4, 5, kind, 4, 4, 4, 4, 0};
                 snprintf(name, sizeof(name), "kind-%u", kind + 2u);
