@@ -117,7 +117,7 @@ Agent *agent_free(Agent *agent, bool clean) {
         if (!agent)
                 return NULL;
 
-        bool gate = agent->reads.gate;
+        bool back = agent->reads.gate || agent->tree_status.applied < agent->applied_high;
         agent->in_turn = true; /* nobody is woken any more */
         requests_fail(agent, ANSWER_STOPPING);
         reads_fail(agent, ANSWER_STOPPING);
@@ -132,9 +132,11 @@ Agent *agent_free(Agent *agent, bool clean) {
         offers_reset(agent);
         raft_free(agent->raft);
         if (clean && agent->failed == 0) {
+                back |= tree_finish(agent->tree) != 0;
                 tree_close(agent->tree);
-                /* Set back by an unclean stop and not caught up since: the next start has to wait, too. */
-                if (gate)
+                /* Set back by an unclean stop or a full disk and not caught up since: the next start has to
+                 * wait, too. */
+                if (back)
                         log_abandon(agent->log);
                 else
                         log_close(agent->log);

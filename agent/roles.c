@@ -65,7 +65,13 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
         follow_end(agent);
         int r = tree_commit(agent->tree);
         if (r != 0) {
+                /* What was applied since the last COMMIT was taken back. */
                 roles->promote_index = 0;
+                tree_status(agent->tree, &agent->tree_status);
+                if (r < 0)
+                        hall_fail(agent, r, "The tree cannot be written");
+                else
+                        agent->full_usec = agent->now_usec;
                 return;
         }
         tree_checkpoint(agent->tree);

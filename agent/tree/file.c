@@ -462,6 +462,13 @@ Tree *tree_abandon(Tree *tree) {
         return NULL;
 }
 
+int tree_finish(Tree *tree) {
+        int r = tree->fatal ?: transaction_commit(tree, true);
+        for (unsigned i = 0; r == 0 && tree->durable < tree->meta.applied; i++)
+                r = i < 4 ? maintain_sync(tree) : -EBUSY;
+        return r;
+}
+
 Tree *tree_close(Tree *tree) {
         if (!tree)
                 return NULL;

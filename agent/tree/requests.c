@@ -416,6 +416,8 @@ TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
         r = record_get(tree, RECORD_REQUESTS, BYTES(key, 16), &body);
         if (r == 0)
                 r = request_decode(BYTES(key, 16), body, &row);
+        if (r < 0) /* a disk that does not answer says nothing about the request */
+                return TREE_OUTCOME_UNDECIDED;
         return r == 0 ? outcome_in(row, true, serial, ret_result) : TREE_OUTCOME_TOO_OLD;
 }
 

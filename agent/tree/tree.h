@@ -42,6 +42,8 @@ enum {
 /* Creates a new, empty tree file with a name of its own, tree-<index>-<random>.db, synced. */
 int tree_create(const TreeOptions *options, const char *name);
 int tree_open(Tree **ret, const TreeOptions *options, const char *name);
+/* Before a stop that calls itself clean: 0 = all that was applied is committed and durable. */
+int tree_finish(Tree *tree);
 Tree *tree_close(Tree *tree);   /* commits and checkpoints; accepts NULL */
 Tree *tree_abandon(Tree *tree); /* as kill -9: nothing more is written */
 /* Removes tree files (and their -wal, -shm, half-built ones) in the directory other than `keep`. */
