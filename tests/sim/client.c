@@ -268,6 +268,10 @@ static void look(Client *client) {
 
         op->revision = agent_revision(host->agent);
         int r = agent_get(host->agent, op->path, &entry);
+        if (r < 0 && host->disk_fails) { /* its machine is dying */
+                op_ends(client, OP_NEVER);
+                return;
+        }
         if (r < 0)
                 broken("%s: %s cannot be read: %d", host->name, op->path, r);
         op->found = r == 0;

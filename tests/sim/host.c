@@ -252,6 +252,8 @@ static void end_process(SimHost *host, bool clean) {
         ghost_killed(host);
         snprintf(tree, sizeof(tree), "%s", host->agent->tree_name);
         host->dying = true;
+        if (!clean) /* nothing reaches the disk any more */
+                simdisk_die_at(host->disk, 0);
         host->agent = agent_free(host->agent, clean);
         host->dying = false;
 }

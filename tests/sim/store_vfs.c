@@ -1,0 +1,11 @@
+/* What lies below the tree: the real SQLite on the simulated disk (simvfs.c), which loses what it loses
+ * there. */
+#include "sim.h"
+
+const char store_program[] = "simulate-sqlite";
+
+void store_look(SimHost *host) {
+}
+
+void store_cut(SimHost *host, const char *name) {
+}
