@@ -12,8 +12,8 @@
  *
  * Choices: take a letter, store the oldest batch, crash with any part of the batches on disk and start
  * again, silence (a follower's timeout; a leader that hears nobody), propose, change the voters, hand over,
- * beat.
- * Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost unless --beats allows some.
+ * read, beat. Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost unless --beats
+ * allows some, or --reads needs them.
  *
  * What keeps the world small, each only by leaving out what promises nothing or by losing letters:
  *  - pre-votes are granted out of the air (safety must not rest on them) unless --prevote;
@@ -50,12 +50,13 @@ typedef enum Choice {
         CHOICE_PROPOSE,
         CHOICE_CHANGE,
         CHOICE_TRANSFER,
+        CHOICE_READ,
         CHOICE_CRASH,                            /* + batches that reached the disk */
         CHOICE_TAKE = CHOICE_CRASH + PENDING + 1 /* + letter */
 } Choice;
 
 typedef struct Bounds {
-        uint64_t voters, terms, entries, proposals, crashes, beats, transfers, depth, states;
+        uint64_t voters, terms, entries, proposals, crashes, beats, transfers, reads, depth, states;
         uint64_t change[LIMIT_VOTERS];
         size_t n_change;
         bool once, loud, prevote, stale;
@@ -80,7 +81,8 @@ typedef struct Image {
  *      Raft: store_entries_capacity done_out_capacity
  *                                            room
  *      Raft: uncommitted_bytes beat_marks    never near their limit; read by status only
- *      Raft: reads n_reads done n_done       nobody reads here
+ *      Raft: done n_done                     empty between turns
+ *      Read: id                              there is one
  *      Raft: queue n_queue messages n_messages pool n_pool store_entries done_out loads snapshots progress
  *                                            empty between turns, or written before they are read
  *      Raft: seen                            tells what changed, steers nothing
@@ -108,6 +110,7 @@ typedef struct Transition {
         uint32_t local;
         uint32_t first_out;
         uint32_t n_out;
+        uint8_t read; /* 0: none is answered; 1: it is lost; else the index, + 2 */
         const char *bad;
 } Transition;
 
@@ -117,6 +120,7 @@ typedef struct World {
         uint8_t committed_in[INDEXES]; /* term */
         uint8_t leader_of[TERMS];
         uint8_t crashes, proposals, changes, beats, transfers;
+        uint8_t reads, read_floor; /* what was committed anywhere when it was asked */
         uint32_t n_letters;
         uint16_t letters[LETTERS]; /* rising */
 } World;
@@ -135,6 +139,7 @@ typedef struct Host {
         Image disk;
         Pending pending[PENDING];
         size_t n_pending;
+        uint8_t read;
         const char *bad;
 } Host;
 
@@ -337,6 +342,10 @@ static void note_store(Host *host, const RaftStore *store) {
                 pending->entries[i] = entry_number(store->entries[i]);
 }
 
+static bool beats_matter(void) {
+        return bounds.beats > 0 || bounds.reads > 0;
+}
+
 /* Drain; letters are kept when `listen`. */
 static void host_turn(Host *host, bool listen) {
         RaftUpdate update;
@@ -347,13 +356,15 @@ static void host_turn(Host *host, bool listen) {
         for (size_t i = 0; i < update.n_messages && listen; i++) {
                 const RaftMessage *m = update.messages + i;
                 check_promise(host, m);
-                if (m->to > n_hosts || (m->beat != 0 && bounds.beats == 0) ||
+                if (m->to > n_hosts || (m->beat != 0 && !beats_matter()) ||
                     (m->type == RAFT_PREVOTE && !bounds.prevote))
                         continue;
                 GROW(outs, n_outs);
                 outs[n_outs] = letter_number(m);
                 n_outs++;
         }
+        if (update.n_reads > 0)
+                host->read = update.reads[0].lost ? 1 : (uint8_t)(update.reads[0].index + 2);
         raft_release(host->raft, update.commit);
 }
 
@@ -447,6 +458,8 @@ static void host_choose(Host *host, uint32_t choice, bool listen) {
                 host_store(host);
         else if (choice == CHOICE_CHANGE)
                 raft_change(host->raft, bounds.change, bounds.n_change, host->now);
+        else if (choice == CHOICE_READ)
+                raft_read(host->raft, 1, host->now);
         else if (choice == CHOICE_TRANSFER)
                 raft_transfer(host->raft, 0, host->now);
         else if (choice == CHOICE_PROPOSE) {
@@ -479,7 +492,7 @@ static void put_peer(Canon *canon, const Raft *raft, const Peer *peer) {
         put_elapsed(canon, raft->now, peer->verify_usec);
         put_elapsed(canon, raft->now, peer->contact_usec);
         put_left(canon, raft->now, peer->leaving_usec, 12);
-        if (bounds.beats > 0) { /* else no answer to a beat ever comes */
+        if (beats_matter()) { /* else no answer to a beat ever comes */
                 put(canon, peer->probe_beat);
                 put(canon, peer->watch_beat);
                 put(canon, peer->watch_last);
@@ -493,6 +506,11 @@ static void put_leader(Canon *canon, const Raft *raft) {
         put(canon, raft->transfer_sent);
         put_left(canon, raft->now, raft->transfer ? raft->transfer_deadline : 0, 2);
         put_left(canon, raft->now, raft->beat_due_usec, 2);
+        put(canon, raft->n_reads);
+        for (size_t i = 0; i < raft->n_reads; i++) {
+                put(canon, raft->reads[i].index);
+                put(canon, raft->reads[i].beat);
+        }
         put(canon, raft->n_peers);
         for (size_t i = 0; i < raft->n_peers; i++)
                 put_peer(canon, raft, raft->peers + i);
@@ -529,7 +547,7 @@ static void put_core(Canon *canon, const Raft *raft) {
                 put_leader(canon, raft);
         else
                 put_left(canon, raft->now, raft->election_deadline, 2);
-        if (bounds.beats > 0)
+        if (beats_matter())
                 put(canon, raft->beat);
 }
 
@@ -606,9 +624,11 @@ static const Transition *transition(uint32_t local, uint32_t choice) {
 
         Host host;
         host_replay(&host, local);
+        host.read = 0;
         Transition t = {.first_out = (uint32_t)n_outs};
         host_choose(&host, choice, true);
         t.bad = host.bad;
+        t.read = host.read;
         t.outside = is_outside(host.raft);
         if (t.outside)
                 n_outs = t.first_out;
@@ -652,6 +672,13 @@ static const char *check_commit_durable(const World *world, const Local *local) 
             (conf_is_joint(&conf) && !is_quorum_durable(world, conf.old, conf.n_old, local->commit)))
                 return "committed, but not on the disks of a majority";
         return NULL;
+}
+
+static uint8_t highest_commit(const World *world) {
+        uint8_t index = INDEXES;
+        while (index > 0 && world->committed[index - 1] == 0)
+                index--;
+        return index;
 }
 
 static const char *check_leader(World *world, uint64_t id, uint64_t term) {
@@ -721,6 +748,8 @@ static const char *check_world(World *world, size_t host, uint32_t before, const
         }
         if (!bad)
                 bad = check_commit(world, local, locals + before);
+        if (!bad && t->read >= 2 && t->read - 2 < world->read_floor)
+                bad = "a read lacks what was committed before it was asked";
         return bad ?: check_logs(world, local);
 }
 
@@ -752,8 +781,9 @@ static void show_step(const Step *step) {
         else if (step->choice >= CHOICE_CRASH)
                 printf("crashes, %u batches reached the disk\n", step->choice - CHOICE_CRASH);
         else {
-                static const char *const names[] = {"starts",   "hears nobody",       "beats",     "stores",
-                                                    "proposes", "changes the voters", "hands over"};
+                static const char *const names[] = {"starts",     "hears nobody",    "beats",
+                                                    "stores",     "proposes",        "changes the voters",
+                                                    "hands over", "is asked to read"};
                 printf("%s\n", names[step->choice]);
         }
 }
@@ -874,6 +904,10 @@ static bool try(const World *from, uint32_t number, size_t host, uint32_t choice
         world.changes += choice == CHOICE_CHANGE;
         world.beats += choice == CHOICE_BEAT;
         world.transfers += choice == CHOICE_TRANSFER;
+        if (choice == CHOICE_READ) {
+                world.reads++;
+                world.read_floor = highest_commit(from);
+        }
         if (bounds.once && choice >= CHOICE_TAKE)
                 world_remove(&world, (uint16_t)(choice - CHOICE_TAKE));
         for (size_t i = 0; i < t.n_out; i++)
@@ -911,6 +945,8 @@ static bool try_host(const World *world, uint32_t number, size_t host, Layer *ne
                 ok = try(world, number, host, CHOICE_BEAT, next);
         if (ok && leads && world->transfers < bounds.transfers)
                 ok = try(world, number, host, CHOICE_TRANSFER, next);
+        if (ok && leads && world->reads < bounds.reads)
+                ok = try(world, number, host, CHOICE_READ, next);
         for (uint32_t keep = 0; ok && world->crashes < bounds.crashes && keep <= local.n_pending; keep++)
                 ok = try(world, number, host, CHOICE_CRASH + keep, next);
         for (size_t i = 0; ok && i < world->n_letters; i++)
@@ -1003,6 +1039,7 @@ static void options_parse(int argc, char **argv) {
                 {"change", required_argument, NULL, 'n'},
                 {"once", no_argument, NULL, 'o'},
                 {"transfers", required_argument, NULL, 'r'},
+                {"reads", required_argument, NULL, 'x'},
                 {"loud", no_argument, NULL, 'l'},
                 {"prevote", no_argument, NULL, 'q'},
                 {"stale", no_argument, NULL, 'z'},
@@ -1013,7 +1050,8 @@ static void options_parse(int argc, char **argv) {
                 uint64_t *numbers[] = {
                         ['v'] = &bounds.voters,    ['t'] = &bounds.terms,   ['e'] = &bounds.entries,
                         ['p'] = &bounds.proposals, ['c'] = &bounds.crashes, ['b'] = &bounds.beats,
-                        ['d'] = &bounds.depth,     ['s'] = &bounds.states,  ['r'] = &bounds.transfers};
+                        ['d'] = &bounds.depth,     ['s'] = &bounds.states,  ['r'] = &bounds.transfers,
+                        ['x'] = &bounds.reads};
                 if (c == 'n')
                         change_parse(optarg);
                 else if (c == 'o')
@@ -1037,7 +1075,7 @@ int main(int argc, char **argv) {
         for (size_t i = 0; i < bounds.n_change; i++)
                 n_hosts = MAX(n_hosts, bounds.change[i]);
         if (bounds.voters == 0 || n_hosts > HOSTS || bounds.terms >= TERMS || bounds.entries >= INDEXES ||
-            bounds.states >= UINT32_MAX / 2) {
+            bounds.states >= UINT32_MAX / 2 || bounds.reads > 1) {
                 fprintf(stderr, "at most %d hosts, %d terms, %d entries\n", HOSTS, TERMS - 1, INDEXES - 1);
                 return 2;
         }

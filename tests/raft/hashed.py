@@ -10,7 +10,7 @@ import sys
 
 # Where each struct is, and how the hash's functions speak of its members.
 STRUCTS = {"Raft": ("agent/raft/internal.h", r"raft->(\w+)"), "Peer": ("agent/raft/internal.h", r"peer->(\w+)"),
-           "Ack": ("agent/raft/internal.h", r"raft->ack\.(\w+)"),
+           "Read": ("agent/raft/internal.h", r"reads\[i\]\.(\w+)"), "Ack": ("agent/raft/internal.h", r"raft->ack\.(\w+)"),
            "Batch": ("agent/raft/internal.h", r"batches\[i\]\.(\w+)"),
            "Ballot": ("agent/raft/internal.h", r"ballots\[i\]\.(\w+)"),
            "Inflight": ("agent/raft/internal.h", r"LIMIT_INFLIGHT_APPENDS\]\.(\w+)"),
