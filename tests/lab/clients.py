@@ -13,7 +13,8 @@ KEYS_PER_WRITER = 4
 PAUSE = 0.004  # between writes, so that a round's history stays readable
 PATIENCE = 40  # beyond a call's own deadline: a host may be frozen for 20 s while it waits
 # Errors of which the manual says that nothing was written and nothing will be.
-NEVER = ("NoQuorum", "Busy", "DiskFull", "Stopping", "Halted", "NotMember", "SessionLost", "Timeout")
+NEVER = ("NoQuorum", "Busy", "DiskFull", "Stopping", "Halted", "NotMember", "SessionLost", "Timeout",
+         "NoTree")
 
 
 class Write:
