@@ -112,13 +112,19 @@ static void say_alone(Agent *agent, const char *why) {
                 heal->dead ? "; nothing is applied any more" : "");
 }
 
+/* A tree that was set back by a crash may be of a time when this host was alone; the log knows better. */
+static bool is_alone(Agent *agent) {
+        return !others_vote(&agent->tree_status.conf, agent->host.id) &&
+               !(agent->raft_status.conf && others_vote(agent->raft_status.conf, agent->host.id));
+}
+
 void heal_suspect(Agent *agent, bool fatal, const char *why) {
         Heal *heal = &agent->heal;
 
         if (heal->bad || heal->suspect)
                 return;
         agent->status_dirty = true;
-        if (!others_vote(&agent->tree_status.conf, agent->host.id)) {
+        if (is_alone(agent)) {
                 heal->alone = true;
                 heal->dead = heal->dead || fatal;
                 agent->halted = agent->halted || fatal;

@@ -19,7 +19,7 @@ def victims():
         fleet.down()
 
 
-AWAITED = ("rot in the log", "rot in the tree", "rot in a snapshot", "yesterday's disk")  # damaged hosts do not heal yet
+AWAITED = ("rot in the log", "yesterday's disk")  # damaged hosts do not heal yet
 
 
 @pytest.mark.parametrize("kind", [k for k in nemesis.KINDS if k not in AWAITED])
