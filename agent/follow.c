@@ -4,6 +4,7 @@
  * reads from memory, else from its log's files; a follower behind the log is told to fetch a snapshot first.
  */
 #include "hall.h"
+#include "base/seen.h"
 
 #define STAMP_USEC      (500 * USEC_PER_MSEC)
 #define SILENT_USEC     (3 * USEC_PER_SEC)
@@ -86,6 +87,7 @@ static void batch_arrived(PeersCall *call, Bytes bytes, void *userdata) {
         if (older)
                 ; /* a server that does not know the newest leader yet: nothing is taken from it */
         else if (batch.need_snapshot) {
+                SIM_SEEN("follow: too far behind, a snapshot is needed");
                 uint64_t server = follow->server;
                 follow_end(agent);
                 (void)snapshot_fetch(agent, server, false);
@@ -161,6 +163,7 @@ void follow_work(Agent *agent) {
                 if (agent->now_usec - since > SILENT_USEC)
                         follow_end(agent);
                 if (follow->leader != 0 && agent->now_usec - follow->heard_usec > SILENT_USEC) {
+                        SIM_SEEN("follow: nobody is known to lead");
                         follow->leader = 0; /* nobody is known to lead */
                         agent->status_dirty = true;
                 }
@@ -258,6 +261,7 @@ static uint32_t collect(Agent *agent, uint64_t from, Entry **entries, bool *ret_
         }
         if (n > 0 || from > commit)
                 return n;
+        SIM_SEEN("follow: entries read back from the log");
         int r = log_load(agent->log, from, (uint32_t)MIN((uint64_t)BATCH_ENTRIES, commit - from + 1),
                          BATCH_BYTES, entries);
         *ret_gone = r <= 0;
@@ -312,6 +316,7 @@ void follow_serve(Agent *agent) {
         if (!follow->followers)
                 return;
         if (follow->active) {
+                SIM_SEEN("follow: served while voting, and votes no more");
                 follow_close(agent); /* this host votes no more */
                 return;
         }

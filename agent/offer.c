@@ -2,6 +2,7 @@
  * it takes from one host is in the log in the order of serials, without a hole in which a request could be
  * lost for ever. A newer stream ends the older; all end with the term. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <string.h>
 
@@ -123,22 +124,28 @@ static OfferStream *stream_of(Agent *agent, uint64_t host) {
 }
 
 void offers_take(Agent *agent, uint64_t host, uint64_t connection, const LetterOffer *offer) {
-        if (!hall_is_leader(agent) || offer->term != agent->raft_status.term)
+        if (!hall_is_leader(agent) || offer->term != agent->raft_status.term) {
+                SIM_SEEN("offer: to one who does not lead");
                 return refuse(agent, host, offer, OFFER_NOT_LEADER);
+        }
 
         OfferStream *stream = stream_of(agent, host);
         if (!stream)
                 return refuse(agent, host, offer, OFFER_BUSY);
         if (offer->serial != 0) {
-                if (connection == stream->connection && offer->stream < stream->stream)
+                if (connection == stream->connection && offer->stream < stream->stream) {
+                        SIM_SEEN("offer: of an older stream");
                         return; /* from before a newer stream: nobody waits for the answer */
+                }
                 if (connection != stream->connection || offer->stream != stream->stream) {
                         stream->connection = connection;
                         stream->stream = offer->stream;
                         stream->last = 0;
                 }
-                if (offer->previous != stream->last || offer->serial <= stream->last)
+                if (offer->previous != stream->last || offer->serial <= stream->last) {
+                        SIM_SEEN("offer: behind a hole");
                         return refuse(agent, host, offer, OFFER_HOLE);
+                }
         }
         if (!offer_is_valid(host, offer))
                 return refuse(agent, host, offer, OFFER_INVALID);
@@ -148,8 +155,9 @@ void offers_take(Agent *agent, uint64_t host, uint64_t connection, const LetterO
                 hall_fail(agent, r, "An entry cannot be appended");
         else if (r == RAFT_NOT_LEADER)
                 refuse(agent, host, offer, OFFER_NOT_LEADER);
-        else if (r > 0)
+        else if (r > 0) {
+                SIM_SEEN("offer: refused as busy");
                 refuse(agent, host, offer, OFFER_BUSY);
-        else if (offer->serial != 0)
+        } else if (offer->serial != 0)
                 stream->last = offer->serial;
 }

@@ -7,6 +7,7 @@
  * After an unclean stop a gate keeps all reads back until such an index is applied, at most 2 s: the mark of
  * the newest commit may have been one behind, and what was read before the stop must not be unread. */
 #include "hall.h"
+#include "base/seen.h"
 
 #define READ_AGAIN_USEC (500 * USEC_PER_MSEC)
 
@@ -137,6 +138,8 @@ static void indexed(Agent *agent, uint64_t id, bool lost, uint64_t index) {
         for (Read *read = agent->reads.head; read; read = read->next) {
                 if (read->stage != READ_ASKED || read->id != id)
                         continue;
+                if (lost)
+                        SIM_SEEN("read: lost, asked again");
                 read->stage = lost ? READ_NEW : READ_INDEXED;
                 read->index = index;
         }
@@ -176,6 +179,7 @@ void reads_answered(Agent *agent, const LetterRead *answer) {
         if (answer->incarnation != agent->reads.incarnation)
                 return;
         if (answer->refused) {
+                SIM_SEEN("read: the leader could not answer");
                 /* Not at once again: a leader that is not ready yet would be asked thousands of times. */
                 for (Read *read = agent->reads.head; read; read = read->next)
                         if (read->stage == READ_ASKED && read->id == answer->id)
@@ -242,11 +246,13 @@ static void gate_open(Agent *agent, bool sure) {
                 return;
         reads->gate = false;
         agent->status_dirty = true;
-        if (!sure)
+        if (!sure) {
+                SIM_SEEN("read: the gate opens without quorum");
                 report_say(
                         &agent->report, LOG_NOTICE,
                         "No quorum after an unclean stop: reads are served from this host's own state, which may be set "
                         "back by the last moments before the stop.");
+        }
 }
 
 void reads_fire(Agent *agent) {
@@ -262,6 +268,8 @@ void reads_fire(Agent *agent) {
                              agent->tree_status.revision >= read->min_revision;
                 if (read->gate) {
                         if (there || !reads->gate) {
+                                if (there && reads->gate)
+                                        SIM_SEEN("read: the gate opens by a ReadIndex");
                                 gate_open(agent, there);
                                 reads->gate_read = NULL;
                                 read_end(read, ANSWER_DONE);

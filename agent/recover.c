@@ -7,6 +7,7 @@
  *
  * docs/DISK.md tells why each order is the only one (a volatile base, a base beside a conflicting tail). */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -234,6 +235,7 @@ static int make_base(Agent *agent) {
         const LogState *state = log_state(agent->log);
         uint64_t term = state->term, vote = state->vote;
         if (agent->tree_status.applied_term > term) {
+                SIM_SEEN("start: the tree is ahead of the log's term");
                 term = agent->tree_status.applied_term;
                 vote = agent->host.id; /* spent: nobody else can get it any more */
         }
@@ -333,6 +335,7 @@ int hall_switched(Agent *agent) {
  * of the one that was left. What stands in the log under the same index and term means nothing here. */
 static int finish_switch(Agent *agent) {
         if (strcmp(agent->host.switching, log_state(agent->log)->tree_name) == 0) {
+                SIM_SEEN("start: killed in the middle of a switch of clusters");
                 int r = tree_make_durable(agent);
                 if (r < 0)
                         return r;

@@ -261,6 +261,8 @@ static bool stream_ready(Agent *agent) {
 
         if (requests->stream == 0 || requests->stream_leader != leader || requests->stream_term != term ||
             requests->stream_connection != connection) {
+                if (requests->offered != NULL)
+                        SIM_SEEN("request: a new stream with undecided ones");
                 requests->stream = ++requests->n_streams;
                 requests->stream_leader = leader;
                 requests->stream_term = term;
@@ -331,6 +333,7 @@ static void decide_unknown(Agent *agent) {
         for (request = requests->offered; request; request = request->next)
                 if (request->state == REQUEST_OFFERED)
                         return;
+        SIM_SEEN("request: an empty one decides Unknowns");
         Command empty = {.kind = COMMAND_EMPTY};
         if (agent_request(agent, &empty, REQUEST_TIMEOUT_USEC, NULL, NULL, &request) < 0)
                 return;
@@ -407,8 +410,10 @@ void requests_refused(Agent *agent, const LetterOfferRefused *refused) {
                         request_end(request, ANSWER_REFUSED, &(Result){.status = RESULT_INVALID});
                         return;
                 }
-                if (request->serial == refused->serial)
+                if (request->serial == refused->serial) {
+                        SIM_SEEN("request: busy, and resumed from there");
                         requests->previous = request->sent_behind;
+                }
                 request->sent_on = 0;
         }
 }
@@ -435,8 +440,10 @@ void requests_applied(Agent *agent, uint64_t serial, const Result *result) {
                 if (request->serial > serial)
                         return;
                 bool self = request->serial == serial;
-                if (request->state == REQUEST_UNKNOWN)
+                if (request->state == REQUEST_UNKNOWN) {
+                        SIM_SEEN("request: an Unknown is decided while its agent lives");
                         remember(agent, request->serial, self, self ? result : NULL);
+                }
                 if (!self)
                         /* Overtaken by a later one: it is a no-op wherever it still travels. */
                         request_end(request, ANSWER_NO_QUORUM, NULL);
@@ -588,6 +595,7 @@ void requests_rebase(Agent *agent) {
 
         Request *request, *next;
         DL_FOREACH_SAFE (requests->offered, request, next) {
+                SIM_SEEN("request: the tree was replaced under it");
                 Result result = {};
                 TreeOutcome outcome = tree_outcome(agent->tree, agent->host.id, requests->incarnation,
                                                    request->serial, &result);

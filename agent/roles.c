@@ -7,6 +7,7 @@
  * Administration is the leader's to do, whoever is asked: tasks that begin on another host travel there as
  * Admin. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <string.h>
 
@@ -154,6 +155,7 @@ static void promotion_lapses(Agent *agent) {
         Roles *roles = &agent->roles;
         if (roles->promoted_usec == 0 || agent->now_usec - roles->promoted_usec < PROMOTE_USEC)
                 return;
+        SIM_SEEN("roles: a promotion lapses");
         roles->promoted_usec = 0;
         roles->promote_index = roles->promote_seq = 0;
         if (!agent->follow.active && !conf_is_voter(agent->raft_status.conf, agent->host.id)) {
@@ -176,6 +178,7 @@ static void end_of_time_missed(Agent *agent) {
         }
         if (agent->now_usec - MAX(roles->passive_usec, agent->leader_heard_usec) < PROMOTE_USEC)
                 return;
+        SIM_SEEN("roles: the end of its time was missed");
         agent->follow.active = true;
         agent->follow.heard_usec = agent->now_usec;
         agent->demote = agent->status_dirty = true;
@@ -244,9 +247,10 @@ static int plan_member(const Member *member, void *userdata) {
         if (member->class == MEMBER_FULL)
                 plan->n_members++;
         if (voter && member->class == MEMBER_FULL) {
-                if (is_dead(agent, member->id))
+                if (is_dead(agent, member->id)) {
+                        SIM_SEEN("roles: a voter is gone for long");
                         plan->n_dead++;
-                else if (plan->n_keep < LIMIT_VOTERS)
+                } else if (plan->n_keep < LIMIT_VOTERS)
                         plan->keep[plan->n_keep++] = member->id;
         } else if (!voter && member->class == MEMBER_FULL && plan->n_add < LIMIT_VOTERS &&
                    is_candidate(agent, member->id))

@@ -8,6 +8,7 @@
  * (host, generation), in slices of max(3, 10 %) per timeout; after a gap in the leader's own loop or a
  * change of leader everybody is granted a full timeout first. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -203,6 +204,7 @@ static void owned_written(const RequestAnswer *answer, void *userdata) {
                      (answer->result.status == RESULT_DENIED || answer->result.status == RESULT_LIMIT ||
                       answer->result.status == RESULT_INVALID);
         if ((final || agent->now_usec >= owned->deadline_usec) && owned->done) {
+                SIM_SEEN("session: owning was refused");
                 owned->state = OWNED_ENDING; /* the caller is told no: it must not come to be later */
                 owned->retry_usec = 0;
                 owned_answer(owned, answer->answer, &answer->result);
@@ -269,8 +271,10 @@ static void owned_write(Owned *owned) {
                 .owner_tag = owned->tag,
         };
 
-        if (path_is_ending(owned))
+        if (path_is_ending(owned)) {
+                SIM_SEEN("session: the path is on its way out");
                 return; /* looked at again when that is done */
+        }
         int r = tree_get(agent->tree, owned->path, &entry);
         if (r == 0) {
                 if (entry.owner_host != agent->host.id ||
@@ -292,6 +296,7 @@ static void owned_write(Owned *owned) {
                         owned_answer(owned, ANSWER_DONE, &same);
                         return;
                 }
+                SIM_SEEN("session: takes over what an earlier process left");
                 command.kind = COMMAND_SET;
                 command.flags |= COMMAND_IF_MOD_REVISION;
                 command.revision = entry.mod_revision;

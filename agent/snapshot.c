@@ -61,6 +61,7 @@ static void receiver_gone(PeersCall *call, PeersStatus status, const char *text,
         Agent *agent = send->agent;
         uint64_t host = send->host;
 
+        SIM_SEEN("snapshot: the receiver went");
         send_free(send);
         if (agent->failed == 0)
                 (void)raft_snapshot_done(agent->raft, host, 0, false, hall_now(agent));
@@ -78,6 +79,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
 
         if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->damaged ||
             agent->tree_status.conf.n_voters == 0 || !heal_may_touch(agent)) {
+                SIM_SEEN("snapshot: none to give now");
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
                                   "busy with other snapshots, or none to give");
                 return;
@@ -116,6 +118,7 @@ static void send_chunk(SnapshotSend *send) {
 
         int r = tree_snapshot_next(send->snapshot, &chunk, &done);
         if (r != 0) {
+                SIM_SEEN("snapshot: given up under way");
                 send_end(send, PEERS_UNAVAILABLE, "the snapshot was given up; begin again");
                 return;
         }
@@ -320,8 +323,10 @@ static int switch_tree(Agent *agent) {
                 raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
         } else if (was_following)
                 raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
-        else
+        else {
+                SIM_SEEN("snapshot: installed by a voter");
                 fetch->base_seq = seq;
+        }
         return 0;
 }
 

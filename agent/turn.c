@@ -290,6 +290,7 @@ static void commit_tree(Agent *agent) {
         hall_look_at_tree(agent);
         agent->commit_usec = 0;
         if (r == TREE_FULL) {
+                SIM_SEEN("turn: a full disk takes the open transaction back");
                 agent->full_usec = agent->now_usec;
                 if (agent->follow.active)
                         follow_end(agent);
@@ -333,8 +334,10 @@ static void trim_log(Agent *agent) {
                 agent->trimmed = index;
         }
         const LogState *state = log_state(agent->log);
-        if (state->base_index > agent->raft_status.base_index)
+        if (state->base_index > agent->raft_status.base_index) {
+                SIM_SEEN("turn: the log is trimmed");
                 raft_trimmed(agent->raft, state->base_index);
+        }
 }
 
 /* A host that votes no more keeps term and vote for ever, entries only until its own tree has passed them

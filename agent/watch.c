@@ -11,6 +11,7 @@
  * Changes are copied once per entry, and only when somebody watches their path; watches hang by their
  * subtree in a hash, so a change asks once per segment of its path, however many watches there are. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <string.h>
 
@@ -140,6 +141,7 @@ static bool watch_tell(Watch *watch, const WatchEvent *event) {
                 return false;
         }
         if (r == 1) {
+                SIM_SEEN("watch: holds back");
                 watch->held = true;
                 watch_stage(watch, WATCH_BEHIND);
                 return false;
@@ -263,6 +265,7 @@ static void catch_up_change(const TreeChange *change, void *userdata) {
             (!(watch->flags & WATCH_SUBTREE) && strcmp(change->path, catch_up->watch->at->path) != 0))
                 return;
         if (change->revision == catch_up->from && catch_up->skip > 0) {
+                SIM_SEEN("watch: resumes within a revision");
                 catch_up->skip--;
                 return;
         }
@@ -309,9 +312,10 @@ static void catch_up(Watch *watch) {
                              catch_up_change, &state, &next);
         agent->watches.delivering--;
 
-        if (r == TREE_COMPACTED)
+        if (r == TREE_COMPACTED) {
+                SIM_SEEN("watch: below the floor");
                 tell_compacted(watch, agent->tree_status.floor);
-        else if (r == TREE_ROTTEN)
+        } else if (r == TREE_ROTTEN)
                 rot_met(watch);
         else if (r != 0)
                 hall_fail(agent, r < 0 ? r : -EBADMSG, "History cannot be read");

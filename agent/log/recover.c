@@ -256,6 +256,7 @@ static int salvage(Walk *walk) {
                 if (r < 0)
                         return r;
         }
+        SIM_SEEN("log: what is left is salvaged");
         recovery->shape.state.damaged = true;
         recovery->clean = false;
         return 0;

@@ -8,6 +8,7 @@
  *                       directory. So a named segment always has a durable header.
  *      a batch          one write, one sync: header | record | record … */
 #include "internal.h"
+#include "../base/seen.h"
 
 #include <string.h>
 
@@ -566,6 +567,8 @@ int writer_work(Log *log) {
                 collect(log);
         int did = work_batch(log);
         if (did < 0) {
+                if (is_full(did))
+                        SIM_SEEN("log: a write finds no room");
                 writer->blocked = is_full(did);
                 return writer->blocked ? -ENOSPC : did;
         }

@@ -8,6 +8,7 @@
  * A voter that is new gets the index of the joint entry as its `since`, and the leader's knowledge of it
  * starts from nothing: what the same host acknowledged in an earlier life does not count. */
 #include "internal.h"
+#include "../base/seen.h"
 
 static int conf_append(Raft *raft, const Conf *conf) {
         uint8_t bytes[CONF_BYTES_MAX];
@@ -80,6 +81,7 @@ static void leave(Raft *raft) {
                                            .to = raft->peers[i].id,
                                            .commit = MIN(raft->commit, raft->peers[i].match),
                                    });
+        SIM_SEEN("raft: a leader votes itself out");
         transfer_hand_over(raft);
         become_follower(raft, raft->term, 0);
 }
@@ -95,6 +97,7 @@ void change_continue(Raft *raft) {
         }
         if (!conf_is_joint(conf))
                 return;
+        SIM_SEEN("raft: a joint configuration is committed");
         Conf final = {.n_voters = conf->n_voters};
         for (uint32_t i = 0; i < conf->n_voters; i++)
                 final.voters[i] = conf->voters[i];

@@ -134,6 +134,8 @@ void election_promises(Raft *raft) {
         if (!store_hard_is_durable(raft))
                 return;
 
+        if (raft->requests_held && raft->force)
+                SIM_SEEN("raft: a campaign by order of the leader");
         if (raft->owe_vote) {
                 raft->owe_vote = false;
                 message_send(raft, (RaftMessage){.type = RAFT_VOTE_REPLY, .to = raft->vote});
@@ -172,14 +174,22 @@ int election_receive_vote(Raft *raft, const RaftMessage *m) {
         if (m->term < raft->term)
                 return refuse(raft, m, RAFT_VOTE_REPLY);
         if (m->term > raft->term) {
-                if (!m->force && is_sticky(raft, m->from))
+                if (!m->force && is_sticky(raft, m->from)) {
+                        SIM_SEEN("raft: a vote is not even answered, a leader lives");
                         return RAFT_IGNORED;
+                }
                 become_follower(raft, m->term, 0);
         }
         bool free = raft->vote == m->from || (raft->vote == 0 && raft->leader == 0);
+        if (raft->vote != 0 && raft->vote != m->from)
+                SIM_SEEN("raft: a second candidate in one term");
+        if (free && !is_up_to_date(raft, m))
+                SIM_SEEN("raft: a candidate lacks entries");
         if (!free || !is_up_to_date(raft, m))
                 return refuse(raft, m, RAFT_VOTE_REPLY);
 
+        if (raft->role == RAFT_PRECANDIDATE)
+                SIM_SEEN("raft: votes while asking itself");
         if (raft->role == RAFT_PRECANDIDATE)
                 become_follower(raft, raft->term, 0);
         set_vote(raft, m->from);
@@ -206,6 +216,8 @@ int election_receive_reply(Raft *raft, const RaftMessage *m) {
 
         uint64_t term = pre && !m->refused ? raft->term + 1 : raft->term;
         RaftRole role = pre ? RAFT_PRECANDIDATE : RAFT_CANDIDATE;
+        if (!pre && !m->refused && (m->term != term || raft->role != role))
+                SIM_SEEN("raft: a vote comes too late");
         if (m->term != term || raft->role != role || raft->requests_held)
                 return RAFT_IGNORED;
         ballot_cast(raft, m->from, !m->refused);
@@ -252,6 +264,7 @@ int raft_transfer(Raft *raft, uint64_t target, uint64_t now_usec) {
                 return RAFT_INVALID;
         if (raft->transfer != 0)
                 return raft->transfer == peer->id ? 0 : RAFT_BUSY;
+        SIM_SEEN("raft: leadership is handed over");
         raft->transfer = peer->id;
         raft->transfer_sent = false;
         raft->transfer_deadline = raft->now + raft->options.election_usec;
@@ -308,6 +321,7 @@ int raft_silent(Raft *raft, uint64_t peer, uint64_t now_usec) {
         raft->heard = false;
         if (raft->role == RAFT_FOLLOWER) {
                 uint64_t window = MIN(SILENCE_USEC, raft->options.election_usec / 4) + 1;
+                SIM_SEEN("raft: the leader's connection broke");
                 raft->quick = SILENCE_RETRIES;
                 raft->election_deadline =
                         MIN(raft->election_deadline, raft->now + random_below(&raft->random, window));

@@ -1,6 +1,7 @@
 /* Life of a core, the dispatch of events to the files that know them, and what can be seen from outside.
  * Each event ends with check(): what must always hold is asserted where it would first be broken. */
 #include "internal.h"
+#include "../base/seen.h"
 
 /* Room for one more item; NULL marks the core as failed, and the event reports -ENOMEM. */
 void *raft_reserve(Raft *raft, void *array, size_t *capacity, size_t n, size_t size) {
@@ -160,6 +161,7 @@ void raft_refresh_role(Raft *raft) {
                 raft->role = RAFT_FOLLOWER;
                 election_draw(raft);
         } else if (!eligible && raft->role != RAFT_PASSIVE && raft->role != RAFT_LEADER) {
+                SIM_SEEN("raft: a voter becomes passive");
                 raft->role = RAFT_PASSIVE;
                 raft->requests_held = false;
         }
@@ -167,6 +169,7 @@ void raft_refresh_role(Raft *raft) {
 
 void become_follower(Raft *raft, uint64_t term, uint64_t leader) {
         if (raft->role == RAFT_LEADER) {
+                SIM_SEEN("raft: a leader goes");
                 reads_lose(raft);
                 peers_clear(raft);
                 raft->transfer = 0;
@@ -292,12 +295,14 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
                 return raft_done(raft, RAFT_IGNORED);
 
         if (logview_has(log, index) && logview_term(log, index) == term) {
+                SIM_SEEN("raft: a base in the middle of the log");
                 if (index > raft->commit)
                         raft_advance_commit(raft, index);
                 raft->durable = MAX(raft->durable, index);
                 raft->next_store = MAX(raft->next_store, index + 1);
                 logview_trim(log, index);
         } else {
+                SIM_SEEN("raft: a base empties the log");
                 assert(index > raft->commit || !raft->keeps_log);
                 if (raft->role != RAFT_PASSIVE)
                         become_follower(raft, raft->term, raft->role == RAFT_LEADER ? 0 : raft->leader);
@@ -317,6 +322,7 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
 void raft_demoted(Raft *raft) {
         if (raft->role != RAFT_PASSIVE || !raft->keeps_log)
                 return;
+        SIM_SEEN("raft: demoted, the tail goes");
         /* The tail went with the log; what is committed is in the tree. */
         Conf conf = raft->log.confs[0].conf;
         uint64_t term = logview_term(&raft->log, raft->commit);

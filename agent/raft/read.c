@@ -3,6 +3,7 @@
  * not know what is committed before its no-op is (R6); a leader no more tells all that wait to ask elsewhere
  * (R8). */
 #include "internal.h"
+#include "../base/seen.h"
 
 static uint64_t value_beat(const Raft *raft, uint64_t id) {
         if (id == raft->options.id)
@@ -16,8 +17,10 @@ int raft_read(Raft *raft, uint64_t id, uint64_t now_usec) {
         leader_time(raft);
         if (raft->role != RAFT_LEADER)
                 return RAFT_NOT_LEADER;
-        if (!raft_is_ready(raft))
+        if (!raft_is_ready(raft)) {
+                SIM_SEEN("raft: a read before the no-op is committed");
                 return RAFT_NOT_READY;
+        }
         if (raft->n_reads >= LIMIT_PENDING_READS)
                 return RAFT_BUSY;
 

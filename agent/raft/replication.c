@@ -15,8 +15,10 @@ typedef enum Word {
 } Word;
 
 static Word hear_leader(Raft *raft, const RaftMessage *m) {
-        if (m->term < raft->term)
+        if (m->term < raft->term) {
+                SIM_SEEN("raft: a leader of a term that is over speaks");
                 return WORD_STALE;
+        }
         if (m->term == raft->term) {
                 if (raft->role == RAFT_LEADER || (raft->leader != 0 && raft->leader != m->from))
                         return WORD_STRANGE;
@@ -47,8 +49,11 @@ static int refuse_append(Raft *raft, const RaftMessage *m, uint64_t hint_index, 
 
 /* Where the leader should try next: nothing at or below our commit can differ from its log. */
 static int refuse_with_hint(Raft *raft, const RaftMessage *m) {
-        if (m->log_index > raft->log.last)
+        if (m->log_index > raft->log.last) {
+                SIM_SEEN("raft: an append begins beyond the log");
                 return refuse_append(raft, m, raft->log.last + 1, 0);
+        }
+        SIM_SEEN("raft: an append meets another term");
         uint64_t first = logview_run_first(&raft->log, m->log_index);
         return refuse_append(raft, m, MAX(first, raft->commit + 1), logview_term(&raft->log, m->log_index));
 }
@@ -66,8 +71,10 @@ static uint32_t first_news(const Raft *raft, const RaftMessage *m) {
 }
 
 static void take_entries(Raft *raft, const RaftMessage *m, uint32_t first) {
-        if (first < m->n_entries && m->entries[first]->index <= raft->log.last)
+        if (first < m->n_entries && m->entries[first]->index <= raft->log.last) {
+                SIM_SEEN("raft: a conflicting tail gives way");
                 store_truncate(raft, m->entries[first]->index);
+        }
         for (uint32_t i = first; i < m->n_entries; i++)
                 if (logview_append(&raft->log, m->entries[i], true) < 0) {
                         raft->failed = true;
@@ -105,6 +112,8 @@ int follower_receive_append(Raft *raft, const RaftMessage *m) {
         if (m->log_index >= log->base_index && logview_term(log, m->log_index) != m->log_term)
                 return m->log_index <= raft->commit ? RAFT_IGNORED : refuse_with_hint(raft, m);
         uint32_t first = first_news(raft, m);
+        if (m->n_entries > 0 && first == m->n_entries)
+                SIM_SEEN("raft: an append brings what is there already");
         if (first < m->n_entries && m->entries[first]->index <= raft->commit)
                 return RAFT_IGNORED; /* what is committed cannot differ: no leader says so */
 
@@ -115,6 +124,8 @@ int follower_receive_append(Raft *raft, const RaftMessage *m) {
         uint64_t matched = m->log_index + m->n_entries;
         owe_ack(raft, m, MAX(matched, raft->commit));
         raft_refresh_role(raft);
+        if (m->commit > matched && matched < log->last)
+                SIM_SEEN("raft: commit is capped by what was compared");
         if (MIN(m->commit, matched) > raft->commit) /* R25 */
                 raft_advance_commit(raft, MIN(m->commit, matched));
         return 0;
@@ -208,7 +219,11 @@ void become_leader(Raft *raft) {
                 const Entry *entry = logview_entry(&raft->log, i);
                 raft->uncommitted_bytes += entry ? entry->size : 0;
         }
+        if (conf_is_joint(raft_conf(raft)))
+                SIM_SEEN("raft: a leader begins in the middle of a change");
         raft->term_start = raft->log.last + 1;
+        if (raft->log.last > raft->commit)
+                SIM_SEEN("raft: a new leader holds uncommitted entries");
         append_noop(raft);
 }
 
@@ -220,11 +235,15 @@ int raft_propose(Raft *raft, Entry *entry, uint64_t now_usec) {
         if (raft->role != RAFT_LEADER)
                 return RAFT_NOT_LEADER;
         uint64_t tail = raft->log.last - raft->commit;
+        if (raft->transfer != 0)
+                SIM_SEEN("raft: a proposal while leadership is handed over");
         if (raft->transfer != 0 || tail >= LIMIT_UNCOMMITTED_ENTRIES || raft->log.last >= INDEX_MAX)
                 return RAFT_BUSY;
         /* One entry always fits, or a small limit would refuse it for ever. */
-        if (tail > 0 && raft->uncommitted_bytes + entry->size > raft->options.uncommitted_bytes)
+        if (tail > 0 && raft->uncommitted_bytes + entry->size > raft->options.uncommitted_bytes) {
+                SIM_SEEN("raft: the uncommitted tail is full");
                 return RAFT_BUSY;
+        }
         return raft_done(raft, leader_append(raft, entry));
 }
 
@@ -232,6 +251,8 @@ void leader_commit(Raft *raft) {
         if (raft->role != RAFT_LEADER)
                 return;
         uint64_t index = raft_quorum(raft, value_match);
+        if (index > raft->commit && logview_term(&raft->log, index) != raft->term)
+                SIM_SEEN("raft: a majority has an entry of an earlier term (fig. 8)");
         if (index > raft->commit && logview_term(&raft->log, index) == raft->term)
                 raft_advance_commit(raft, index);
 }
@@ -242,17 +263,21 @@ void leader_time(Raft *raft) {
         if (raft->role != RAFT_LEADER)
                 return;
         if (store_is_stuck(raft)) {
+                SIM_SEEN("raft: the leader's own disk hangs");
                 /* Whoever can write should lead, and need not wait for a timeout of his own (R19). */
                 transfer_hand_over(raft);
                 become_follower(raft, raft->term, 0);
                 return;
         }
         if (raft->now - raft_quorum(raft, value_contact) > 2 * raft->options.election_usec) {
+                SIM_SEEN("raft: check-quorum ends a leader");
                 become_follower(raft, raft->term, 0);
                 return;
         }
-        if (raft->transfer != 0 && raft->now >= raft->transfer_deadline)
+        if (raft->transfer != 0 && raft->now >= raft->transfer_deadline) {
+                SIM_SEEN("raft: a transfer is given up");
                 raft->transfer = 0; /* R17 */
+        }
 }
 
 /* A host that is no voter campaigns: it missed the end of its time, or it holds the beginning of a time that
@@ -266,6 +291,7 @@ void leader_meet_stranger(Raft *raft, const RaftMessage *m) {
                 return;
         Peer *peer = peer_add(raft, m->from, 0);
         if (peer) {
+                SIM_SEEN("raft: a stranger campaigns and is told of the end");
                 peer->leaving_usec = raft->now + 10 * raft->options.election_usec;
                 peer->leaving_index = raft->term_start;
         }
@@ -284,10 +310,13 @@ static Peer *answering_peer(Raft *raft, const RaftMessage *m) {
 
 int leader_receive_append_reply(Raft *raft, const RaftMessage *m) {
         Peer *peer = answering_peer(raft, m);
-        if (!peer || m->since != peer->since || m->match > raft->log.last)
+        if (!peer || m->since != peer->since || m->match > raft->log.last) {
+                SIM_SEEN("raft: an acknowledgement that counts no more");
                 return RAFT_IGNORED;
+        }
         peer->contact_usec = raft->now;
         if (m->refused) {
+                SIM_SEEN("raft: an append was refused");
                 peer_refused(peer, &raft->log, m);
                 return 0;
         }
@@ -404,6 +433,7 @@ static bool append_next(Raft *raft, Peer *peer) {
                 return false;
         }
         if (peer->empty_probe || peer->verify) {
+                SIM_SEEN("raft: an empty append asks how far the peer is");
                 peer->verify = false;
                 peer->verify_usec = raft->now;
                 send_append(raft, peer, NULL, 0);
@@ -415,6 +445,7 @@ static bool append_next(Raft *raft, Peer *peer) {
         Entry *entries[LIMIT_APPEND_ENTRIES];
         size_t n = gather(raft, peer, entries);
         if (n == 0 && peer->next <= raft->log.last && peer->load_from == 0) {
+                SIM_SEEN("raft: entries left memory and are loaded");
                 peer->load_from = peer->next;
                 peer->load_wanted = true;
         }
@@ -444,6 +475,8 @@ void leader_appends(Raft *raft) {
                 /* Told at once, but only where no append goes out anyway. */
                 if (!sent && MIN(raft->commit, peer->match) > peer->told)
                         send_beat(raft, peer, 0);
+                if (has_left(raft, peer))
+                        SIM_SEEN("raft: a host that left was told");
                 if (has_left(raft, peer))
                         peer_remove(raft, peer);
         }
@@ -476,6 +509,7 @@ int raft_loaded(Raft *raft, uint64_t id, Entry **entries, size_t n_entries, uint
                 if (entries[i]->index != from + i || entries[i]->term != logview_term(&raft->log, from + i))
                         n_entries = i;
         if (n_entries == 0) {
+                SIM_SEEN("raft: what was to be loaded is gone");
                 /* Trimmed meanwhile, most likely; then a snapshot is next. Ask again only after an answer.
                  */
                 if (peer->state == PEER_REPLICATE && from == peer->next) {
@@ -504,6 +538,8 @@ int raft_snapshot_done(Raft *raft, uint64_t id, uint64_t index, bool ok, uint64_
 
         /* What the peer has is known only by its own acknowledgement: probe there. After a failure wait for
          * an answer to a beat before the next try. */
+        if (!ok)
+                SIM_SEEN("raft: a snapshot did not arrive");
         uint64_t next = ok && index <= raft->log.last ? index + 1 : peer->next;
         peer_probe(peer, MAX(next, peer->match + 1));
         peer->paused = !ok;

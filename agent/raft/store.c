@@ -45,6 +45,8 @@ void store_truncate(Raft *raft, uint64_t from) {
         }
         raft->durable = MIN(raft->durable, from - 1);
         raft->ack.match = MIN(raft->ack.match, from - 1);
+        if (raft->n_batches > 0)
+                SIM_SEEN("raft: a truncation meets batches in flight");
         for (size_t i = 0; i < raft->n_batches; i++)
                 raft->batches[i].last = MIN(raft->batches[i].last, from - 1);
         logview_truncate(&raft->log, from);
@@ -80,6 +82,8 @@ void store_release_ack(Raft *raft) {
 
         uint64_t match = MIN(ack->match, raft->durable);
         bool whole = match == ack->match;
+        if (!whole && match > ack->sent)
+                SIM_SEEN("raft: half an append is durable and acknowledged");
         if (!whole && match <= ack->sent)
                 return;
         message_send(raft, (RaftMessage){
