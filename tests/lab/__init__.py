@@ -8,3 +8,8 @@
 #   host      one systemd host: boots, crashes, pauses
 #   fleet     the hosts of one lab, and the clean-up
 #   cluster   treaty on these hosts: token, join, members
+#   clients   what writes and reads on hosts while they suffer
+#   nemesis   what they suffer; rot: one flipped byte
+#   proof     the judge of what clients were told
+#   soak      rounds of these three
+#   failover  how long nobody can write when a leader goes
