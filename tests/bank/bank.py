@@ -8,7 +8,8 @@
 #     bank.py replay [NAME…]        each stored command fails with its bug and holds without; what ./lab test runs
 #     bank.py refresh [NAME…]       keeps what still finds, searches a new command for the others
 #     bank.py search [NAME…]        forgets all seeds and searches with fresh ones; what ./lab soak --bank runs
-#     bank.py table [--check]       writes docs/BUGS.md; or tells whether it is as it should be
+#     bank.py table                 writes docs/BUGS.md
+#     bank.py check                 every bug can still be planted, and docs/BUGS.md is complete; part of every meson test
 #     bank.py run NAME PROGRAM ARGUMENT…     one program with one bug awake, to look at it
 #
 # A change of the simulation makes other runs of the same seeds. Then refresh brings all of it back.
@@ -62,13 +63,20 @@ def once(command):
     return lambda options, fresh: iter((f"{command} {options}".strip(),))
 
 
-KINDS = {"sim": sim, "random": random, "story": once("story"), "explore": once("explore"), "run": once("run")}
+def sqlite(options, fresh):
+    return (c.replace("sim", "sqlite", 1) for c in sim(options, fresh))
+
+
+KINDS = {"sim": sim, "sqlite": sqlite, "random": random, "story": once("story"), "explore": once("explore"), "run": once("run")}
+
+
+PROGRAMS = {"sim": "tests/sim/simulate", "sqlite": "tests/sim/simulate-sqlite"}
 
 
 def argv(command):
     kind, *words = shlex.split(command)
-    if kind == "sim":
-        return [f"{BUILD}/tests/sim/simulate", *words]
+    if kind in PROGRAMS:
+        return [f"{BUILD}/{PROGRAMS[kind]}", *words]
     if kind == "random":
         return [f"{BUILD}/tests/raft/test_raft_random", words[0], "1"]
     if kind == "story":
@@ -242,10 +250,10 @@ def same_as_production(production):
 class Search:
     """One bug, and the commands still to be tried. A kind of command gives way to the next when its time is used up."""
 
-    def __init__(self, bug, cpu_seconds, fresh):
+    def __init__(self, bug, cpu_seconds, fresh, first_kind_only):
         self.bug = bug
         self.cpu_seconds = cpu_seconds
-        self.kinds = [KINDS[b.split()[0]](b.partition(" ")[2], fresh) for b in bug.by]
+        self.kinds = [KINDS[b.split()[0]](b.partition(" ")[2], fresh) for b in bug.by[:1 if first_kind_only else None]]
         self.used = 0.0
         self.cpu = 0.0
         self.running = 0
@@ -275,9 +283,9 @@ class Search:
             self.result = Found(run.command, self.cpu, run.told())
 
 
-def search(bugs, cpu_seconds, fresh, found, told):
+def search(bugs, cpu_seconds, fresh, found, told, first_kind_only=False):
     """Searches all of them at once, each on as few processors as there are others; calls told() for each that ended."""
-    searches = [Search(b, cpu_seconds, fresh) for b in bugs]
+    searches = [Search(b, cpu_seconds, fresh, first_kind_only) for b in bugs]
     without = {}
     lock = threading.Lock()
     failure = []
@@ -329,20 +337,21 @@ def search(bugs, cpu_seconds, fresh, found, told):
         t.join()
     if failure:
         raise failure[0]
-    return [s for s in searches if not s.result]
 
 
-def refresh(bugs, everything, cpu_seconds, fresh, anew):
+def refresh(bugs, everything, cpu_seconds, fresh, anew, better):
     found = found_read()
     names = {b.name for b in everything}
     found = {name: f for name, f in found.items() if name in names}
-    wanted = bugs
+    wanted, good = bugs, set()
     if not anew:
         kept = [b for b in bugs if b.name in found and known(b, found[b.name].command)]
         runs = in_parallel([lambda b=b: Run(found[b.name].command, b.name) for b in kept])
         clean = in_parallel([lambda b=b: Run(found[b.name].command) for b in kept])
         good = {b.name for b, r, c in zip(kept, runs, clean) if r.failed and c.held}
         wanted = [b for b in bugs if b.name not in good]
+        if better:
+            wanted += [b for b in bugs if b.name in good and found[b.name].command.split()[0] != b.by[0].split()[0]]
         say(f"{len(good)} are found as before, {len(wanted)} are searched")
 
     def told(s):
@@ -350,13 +359,14 @@ def refresh(bugs, everything, cpu_seconds, fresh, anew):
         if s.result:
             say(f"{s.bug.name}: {s.result.command} ({s.tried} runs, {s.cpu:.1f} s): {s.result.told}")
         else:
-            found.pop(s.bug.name, None)
+            if s.bug.name not in good:
+                found.pop(s.bug.name, None)
             say(f"{s.bug.name}: NOT FOUND ({s.tried} runs, {s.cpu:.1f} s)")
         found_write(found, everything)
 
-    missing = search(wanted, cpu_seconds, fresh, found, told)
+    search(wanted, cpu_seconds, fresh, found, told, better)
     found_write(found, everything)
-    return found, [s.bug.name for s in missing]
+    return found, [b.name for b in bugs if b.name not in found]
 
 
 def known(bug, command):
@@ -399,19 +409,21 @@ def chosen(bugs, names):
 
 def main():
     parser = argparse.ArgumentParser(prog="bank.py", description="the bug bank; see the head of this file")
-    parser.add_argument("verb", choices=("build", "replay", "refresh", "search", "table", "run", "list"))
+    parser.add_argument("verb", choices=("build", "replay", "refresh", "search", "table", "check", "run"))
     parser.add_argument("names", nargs="*", metavar="NAME")
     parser.add_argument("--cpu", type=float, default=120, help="seconds of processor time per bug and kind of command")
     parser.add_argument("--from", type=int, default=1, dest="fresh", help="the first seed")
+    parser.add_argument("--better", action="store_true",
+                        help="also search those that the first kind of command named by the bug did not find")
     parser.add_argument("--production", default=f"{CHECKOUT}/build", help="the build without bugs")
-    parser.add_argument("--check", action="store_true")
-    options, rest = parser.parse_known_args()
+    options, _ = parser.parse_known_args()
     bugs = plant.bugs()
     if options.verb == "table":
-        return verb_table(bugs, options.check)
-    if options.verb == "list":
-        print("\n".join(b.name for b in bugs))
+        with open(PAGE, "w") as f:
+            f.write(page(bugs, found_read()))
         return 0
+    if options.verb == "check":
+        return check(bugs)
     build(bugs)
     if options.verb == "build":
         return 0
@@ -427,10 +439,11 @@ def main():
         if not options.names:
             failed += same_as_production(options.production)
         for text in failed:
-            say(text)
+            print(f"failed: {text}")
         print(f"{len(picked)} bugs: {passed} runs as expected, {len(failed)} not, {time.monotonic() - began:.0f} s")
         return 1 if failed else 0
-    found, missing = refresh(picked, bugs, options.cpu, options.fresh, options.verb == "search")
+    found, missing = refresh(picked, bugs, options.cpu, options.fresh, options.verb == "search",
+                             options.better)
     if options.verb == "search":
         print(page(picked, found))
     print(f"{len(picked) - len(missing)} of {len(picked)} found, {time.monotonic() - began:.0f} s"
@@ -438,23 +451,23 @@ def main():
     return 1 if missing else 0
 
 
-def verb_table(bugs, check):
-    text = page(bugs, found_read())
-    if not check:
-        with open(PAGE, "w") as f:
-            f.write(text)
-        return 0
+def check(bugs):
+    """Every bug can be planted, was found, and stands on the page; and the planter refuses what it has to refuse."""
+    plant.plant(bugs, plant.read)
+    faults = [f"{b.name} was never found: 'tests/bank/bank.py refresh {b.name}'"
+              for b in bugs if b.name not in found_read()]
     try:
         with open(PAGE) as f:
-            same = f.read() == text
+            same = f.read() == page(bugs, found_read())
     except FileNotFoundError:
         same = False
-    missing = [b.name for b in bugs if b.name not in found_read()]
-    for name in missing:
-        say(f"{name} was never found: 'tests/bank/bank.py refresh {name}'")
     if not same:
-        say("docs/BUGS.md is not what the bank says: 'tests/bank/bank.py table' writes it")
-    return 1 if missing or not same else 0
+        faults.append("docs/BUGS.md is not what the bank says: 'tests/bank/bank.py table' writes it")
+    faults += plant.misplanted()
+    for fault in faults:
+        print(fault)
+    print(f"{len(bugs)} bugs, {len(faults)} faults")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

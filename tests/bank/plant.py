@@ -43,7 +43,7 @@ def bugs():
     """All bugs of the bank, in the order of the files and of what stands in them."""
     found = []
     folder = f"{HERE}/bugs"
-    for name in sorted(os.listdir(folder)):
+    for name in sorted(os.listdir(folder), key=lambda n: (n != "raft.bugs", n)):
         if name.endswith(".bugs"):
             with open(f"{folder}/{name}") as f:
                 found += parse(f.read(), f"tests/bank/bugs/{name}")
@@ -171,6 +171,38 @@ def plant(bugs, read):
     return planted
 
 
+def read(path):
+    try:
+        with open(f"{CHECKOUT}/{path}") as f:
+            return f.read()
+    except FileNotFoundError:
+        return None
+
+
+def misplanted():
+    """What the planter took though it should not have: a bug must never sit anywhere else than where it was meant to."""
+    source = "static int f(void) {\n        return a + b;\n}\n\nint g(int a,\n      int b) {\n        return a +\n               b;\n}\n"
+    bug = "bug: x\nrule: y\ntrap: z\nby: sim\nin: f.c{}\nreplace: {}\nwith: {}\n"
+    taken = []
+    for place, old, new in (("", "a + b", "BUG"), (", h()", "a + b", "BUG"), (", f()", "a - b", "BUG"),
+                            (", f()", "urn a", "BUG"), (", f()", "a + b", "0")):
+        try:
+            plant(parse(bug.format(place, old, new), "self"), lambda _: source)
+            taken.append(f"the planter takes '{old}' in f.c{place} for '{new}'")
+        except BankError:
+            pass
+    planted = plant(parse(bug.format(", g()", "a + b;", "BUG;"), "self"), lambda _: source)["f.c"]
+    if planted.split("\n", 2)[2] != source.replace("a +\n               b;", "(bank_bug == 0);\n"):
+        taken.append(f"the planter makes this of g():\n{planted}")
+    twice = parse(bug.format(", f()", "a + b", "BUG") + bug.format(", f()", "return a", "BUG"), "self")
+    try:
+        plant(twice, lambda _: source)
+        taken.append("the planter puts two bugs in one place")
+    except BankError:
+        pass
+    return taken
+
+
 def bank_source(bugs):
     names = "".join(f'        "{b.name}",\n' for b in bugs)
     return f"""/* Which bug is awake: the one that the environment names. Made by tests/bank/plant.py. */
@@ -210,13 +242,6 @@ def tracked():
 def copy(to, bugs):
     """The checkout with the bugs, in the directory `to`. A file that is as it was keeps its time, so that little is
     compiled anew."""
-    def read(path):
-        try:
-            with open(f"{CHECKOUT}/{path}") as f:
-                return f.read()
-        except FileNotFoundError:
-            return None
-
     planted = plant(bugs, read)
     planted["agent/base/bank.c"] = bank_source(bugs)
     meson = read("agent/base/meson.build")

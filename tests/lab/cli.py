@@ -44,7 +44,7 @@ def parser():
     demo.add_argument("--keep", action="store_true", help="leave the hosts running at the end")
 
     test = verb("test", verb_test, "build and run all tests; the last line reads 'N passed, N failed'")
-    test.add_argument("part", nargs="*", help="only these parts: format, units, hosts (default: all)")
+    test.add_argument("part", nargs="*", help="only these parts: format, units, bank, hosts (default: all)")
     test.add_argument("-k", metavar="EXPRESSION", dest="only", help="only host tests whose names match, as in pytest")
 
     up = verb("up", verb_up, "boot N fresh hosts and form a cluster; a lab of the same name is removed first")
@@ -89,6 +89,8 @@ def parser():
     soak.add_argument("--kind", action="append", metavar="DEED", help="only this deed; can be given more than once")
     soak.add_argument("--hosts", type=int, default=3, metavar="N", help="so many hosts; from the fourth on some observe")
     soak.add_argument("--only", type=int, metavar="ROUND", help="only one round of an earlier run")
+    soak.add_argument("--bank", action="store_true",
+                      help="instead: search every planted bug anew with fresh seeds and print the table")
 
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
@@ -222,6 +224,9 @@ def verb_test(fleet, options):
 
 def verb_soak(fleet, options):
     from . import soak
+    if options.bank:
+        from . import suite
+        return suite.search_bank()
     return soak.soak(fleet, options.rounds, options.seed, options.faults, options.hosts, options.kind, options.only)
 
 

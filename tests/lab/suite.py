@@ -1,10 +1,11 @@
 # All tests, counted as one: what `./lab test` and CI run.
 #
-# Three parts, cheapest first: the format of the sources, what meson knows (unit tests, stories, simulation, doors), the
-# hosts (booted once, pytest over them). Each part streams its own progress; the sums are taken from the machine-readable
+# Four parts, cheapest first: the format of the sources, what meson knows (unit tests, stories, simulation, doors), the
+# bug bank (each planted bug is found again), the hosts (booted once, pytest over them). Each part streams its own progress; the sums are taken from the machine-readable
 # reports, never from what scrolled by. A part that cannot even start counts as one failure, so that it cannot be lost.
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from . import build, packages
 from .fleet import Fleet
 from .tools import LabError, run, say
 
-PARTS = ("format", "units", "hosts")
+PARTS = ("format", "units", "bank", "hosts")
 UNIT_SECONDS = 14 * 60
 HOST_SECONDS = 15 * 60
+BANK_SECONDS = 10 * 60  # compiling it the first time included
 
 
 def test(fleet, parts, only):
@@ -39,7 +41,7 @@ def test(fleet, parts, only):
         say(f"---- {part}")
         part_began = time.monotonic()
         try:
-            p, f = {"format": formatted, "units": units, "hosts": lambda: hosts(fleet, only)}[part]()
+            p, f = {"format": formatted, "units": units, "bank": bank, "hosts": lambda: hosts(fleet, only)}[part]()
         except LabError as e:
             say(e)
             p, f = 0, [part]
@@ -91,6 +93,30 @@ def units():
                 passed += sum(int(n) for n in re.findall(r"^\[  PASSED  \] (\d+) test", told, re.M))
                 failed += [f"{result['name']}: {b}" for b in bad] or [f"{result['name']} ({result['result']})"]
     return passed, failed
+
+
+def bank():
+    """Each planted bug is found by the command that is stored with it, and nothing is found without a bug."""
+    try:
+        done = subprocess.run(["/usr/bin/python3", "-B", f"{build.CHECKOUT}/tests/bank/bank.py", "replay",
+                               "--production", build.BUILD], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=sys.stderr, text=True, timeout=BANK_SECONDS)
+    except subprocess.TimeoutExpired:
+        raise LabError(f"the bug bank was not replayed within {BANK_SECONDS} s")
+    sys.stderr.write(done.stdout)
+    failed = ["bank: " + line.removeprefix("failed: ") for line in done.stdout.splitlines()
+              if line.startswith("failed: ")]
+    passed = re.search(r"bugs: (\d+) runs as expected", done.stdout)
+    if not passed or (done.returncode != 0 and not failed):
+        raise LabError("the bug bank was not replayed; the output above says why")
+    return int(passed.group(1)), failed
+
+
+def search_bank():
+    """Every planted bug searched anew: at most ten minutes of processor time each, and seeds that nobody has seen."""
+    build.build()
+    return subprocess.run(["/usr/bin/python3", "-B", f"{build.CHECKOUT}/tests/bank/bank.py", "search", "--cpu", "600",
+                           "--from", str(random.randrange(10**6, 10**9))]).returncode
 
 
 def hosts(fleet, only):
