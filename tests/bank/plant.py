@@ -148,7 +148,7 @@ def places(text, bug, edit):
 def plant(bugs, read):
     """{path: text} of all files that hold bugs. Lines keep their numbers, so that asserts name the place in the
     sources."""
-    edits = {}
+    edits, faults = {}, []
     for bug in bugs:
         for edit in bug.edits:
             edits.setdefault(edit.path, []).append((bug, edit))
@@ -156,11 +156,18 @@ def plant(bugs, read):
     for path, wanted in edits.items():
         text = read(path)
         if text is None:
-            raise BankError(f"bug {wanted[0][0].name}: there is no file {path}")
-        spans = sorted(((places(text, bug, edit), bug, edit) for bug, edit in wanted), key=lambda span: span[0])
+            faults.append(f"bug {wanted[0][0].name}: there is no file {path}")
+            continue
+        spans = []
+        for bug, edit in wanted:
+            try:
+                spans.append((places(text, bug, edit), bug, edit))
+            except BankError as e:
+                faults.append(str(e))
+        spans.sort(key=lambda span: span[0])
         for (one, a, _), (other, b, _) in zip(spans, spans[1:]):
             if other[0] < one[1]:
-                raise BankError(f"bugs {a.name} and {b.name} replace the same words of {path}: make one of them smaller")
+                faults.append(f"bugs {a.name} and {b.name} replace the same words of {path}: make one of them smaller")
         parts, at = [], 0
         for (start, end), bug, edit in spans:
             new = re.sub(r"\bBUG\b", f"(bank_bug == {bug.number})", " ".join(edit.new.split("\n")))
@@ -168,6 +175,8 @@ def plant(bugs, read):
             at = end
         parts.append(text[at:])
         planted[path] = 'extern int bank_bug;\n#line 1 "' + path + '"\n' + "".join(parts)
+    if faults:
+        raise BankError("\n".join(faults))
     return planted
 
 
