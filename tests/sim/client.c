@@ -552,6 +552,8 @@ void clients_begin(void) {
         at(world.now, asks_outcomes, NULL, 0);
         world.clients = true;
         n_clients = (unsigned)between(1, chance(2000) ? CLIENTS_MAX : 24);
+        if (world.narrow.clients > 0)
+                n_clients = MIN(n_clients, world.narrow.clients);
         if (chance(2500))
                 together_usec = between(20, 1000) * MSEC;
         if (chance(3000))

@@ -29,7 +29,19 @@ static const char *const names[_FAULT_MAX] = {
         "power-all", "torn", "pause", "stall",   "full",           "sync", "stop",        "transfer",
 };
 
+static_assert(_FAULT_MAX <= FAULT_KINDS, "each has a bit and a sum");
+
 static uint64_t every[_FAULT_MAX]; /* µs on average; 0: never */
+
+const char *fault_name(unsigned kind) {
+        return kind < _FAULT_MAX ? names[kind] : NULL;
+}
+
+/* Is now in the window that the run was narrowed to? */
+static bool in_window(void) {
+        uint64_t tick = (world.now - world.began_usec) / (100 * MSEC);
+        return world.narrow.to == 0 || (tick >= world.narrow.from && tick < world.narrow.to);
+}
 
 static SimHost *any(void) {
         return world.hosts[below(world.n_hosts)];
@@ -180,7 +192,10 @@ static void strike(Fault fault) {
 static void strikes(void *p, uint64_t fault) {
         if (!world.faults)
                 return;
-        strike((Fault)fault);
+        if (in_window()) {
+                world.sums.faults[fault]++;
+                strike((Fault)fault);
+        }
         at(world.now + between(every[fault] / 4, every[fault] * 7 / 4), strikes, NULL, fault);
 }
 
@@ -204,7 +219,9 @@ void faults_begin(void) {
                 every[i] = SEC << below(8);
                 strncat(text, names[i], sizeof(text) - strlen(text) - 1);
                 strncat(text, " ", sizeof(text) - strlen(text) - 1);
-                at(world.now + below(every[i]), strikes, NULL, i);
+                uint64_t first = world.now + below(every[i]);
+                if (!(world.narrow.without >> i & 1))
+                        at(first, strikes, NULL, i);
         }
         note("faults: %s", text);
 }

@@ -214,7 +214,7 @@ static void look_at_leader(const SimHost *host, const RaftStatus *status) {
                 return;
         leaders = grown(leaders, &n_leaders, status->term, sizeof(uint64_t));
         if (leaders[status->term] == 0)
-                world.led_usec = world.now,
+                world.led_usec = world.now, world.sums.elections++,
                 note("%s leads term %llu", host->name, (unsigned long long)status->term);
         else if (leaders[status->term] != host->id)
                 broken("two leaders in term %llu: %016llx and %s", (unsigned long long)status->term,

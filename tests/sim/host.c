@@ -214,6 +214,7 @@ void host_start(SimHost *host) {
         snprintf(options.addresses[0], sizeof(options.addresses[0]), "%s", host->address);
 
         host->life++;
+        world.sums.lives++;
         host->powered = true;
         host->restart_token++;
         host->born_usec = world.now;

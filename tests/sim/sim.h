@@ -20,9 +20,31 @@
 #include "agent/hall.h"
 #include "tests/log/simdisk.h"
 
-#define HOSTS_MAX 7
+#define HOSTS_MAX 13
 #define MSEC      USEC_PER_MSEC
 #define SEC       USEC_PER_SEC
+
+/* What a run may be narrowed to; shrinking does it step by step. All zero: nothing is. */
+typedef struct Narrow {
+        uint64_t without;        /* kinds of faults that do not happen, as bits */
+        unsigned hosts, clients; /* at most */
+        uint64_t from, to;       /* faults happen in these ticks */
+} Narrow;
+
+/* One run, as its command line says. */
+typedef struct Run {
+        uint64_t seed, ticks;
+        bool verbose;
+        bool silent; /* nobody would read the trace */
+        Narrow narrow;
+} Run;
+
+/* What all runs of a batch add up to: shared by their processes. */
+#define FAULT_KINDS 64
+typedef struct Sums {
+        uint64_t ticks, events, wishes, elections, lives;
+        uint64_t faults[FAULT_KINDS];
+} Sums;
 
 /* How a run ends: the process's exit status. */
 enum { SIM_HELD = 0, SIM_BROKEN = 1, SIM_USAGE = 2, SIM_STUCK = 3, SIM_UNSEEN = 4, SIM_ASSERTION = 134 };
@@ -36,7 +58,10 @@ typedef void (*Happen)(void *p, uint64_t a);
 
 typedef struct World {
         uint64_t seed, ticks;
-        bool verbose;
+        bool verbose, silent;
+        Narrow narrow;
+        Sums sums;
+        uint64_t began_usec; /* the first tick */
         uint64_t now; /* µs of virtual time, the same for all; hosts see it through their own clocks */
         uint64_t hash;
         uint64_t n_events;
@@ -200,6 +225,35 @@ extern const char store_program[];
 void store_look(SimHost *host);                  /* after each step: what is durable now */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
 
+/* ---- simulate.c ---- */
+
+_Noreturn void plot(const Run *run);
+int run_command(const Run *run, char *to, size_t room); /* what repeats it; as snprintf() */
+
+/* ---- batch.c: many seeds, each in a process of its own ---- */
+
+typedef struct Batch {
+        uint64_t *seeds;
+        size_t n_seeds;
+        uint64_t from, to; /* without a list */
+        uint64_t usec;     /* of real time; 0: until the seeds are through */
+        unsigned jobs;
+        uint64_t shrink_usec; /* of real time for each that failed; 0: not */
+        bool twice, quiet, progress;
+        const char *failures; /* file to write commands to; NULL */
+        Run run;
+} Batch;
+
+int batch_run(const Batch *batch);
+void batch_add(void); /* what this run did, to all of them */
+/* Runs it in a process of its own: its status, and the last of what it said. */
+int run_apart(const Run *run, char *text, size_t room);
+
+/* ---- shrink.c ---- */
+
+/* The smallest run found within that time that fails in the same way. */
+Run shrink(const Run *run, int status, const char *text, uint64_t usec);
+
 /* ---- seen.c ---- */
 
 void seen_share(void);        /* before any run */
@@ -210,4 +264,5 @@ unsigned seen_tell(bool all); /* returns how many places nobody saw */
 
 void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
-void faults_end(void); /* everything heals */
+void faults_end(void);                 /* everything heals */
+const char *fault_name(unsigned kind); /* NULL: there is none */

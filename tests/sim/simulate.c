@@ -2,18 +2,14 @@
  * the seed has in store, is healed, and then has to be whole: writable on every host, equal everywhere,
  * nothing acknowledged lost, nothing applied twice, nothing told wrong.
  *
- *      simulate [-v] [--ticks N] SEED              a tick is 100 ms of virtual time
- *      simulate [--ticks N] [--twice] --seeds A-B  each in a process of its own
- *      … --seen, --require-seen                    which rare places were reached; fails when one never was
- *
  * Exit status: 0 held, 1 a promise was broken, 2 usage, 3 liveness was lost, 4 a rare place was not seen,
  * 134 an assertion failed. The last line is the command that does it again. */
 #include "sim.h"
 
 #include <getopt.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -191,6 +187,9 @@ static void session_ends(void) {
         if (world.n_hosts < 3)
                 return;
         SimHost *host = world.hosts[below(world.n_hosts)];
+        const Conf *conf = host_leader() ? host_leader()->agent->raft_status.conf : NULL;
+        if (!conf || (conf->n_voters < 3 && conf_is_voter(conf, host->id)))
+                return; /* without it there is no quorum */
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "/eph/%s", host->name);
         uint64_t died_usec = world.now, bound = world.session_usec + 2 * SEC + 500 * MSEC;
@@ -231,42 +230,56 @@ static void check_owned(void) {
 /* ---- A run ---- */
 
 static void draw_world(void) {
-        static const unsigned sizes[] = {1, 2, 3, 3, 3, 4, 5, 5};
-        static const uint64_t elections[] = {300 * MSEC, 600 * MSEC, 600 * MSEC, 1500 * MSEC};
+        static const unsigned sizes[] = {1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 7, 7, 8, 9, 13};
+        static const unsigned voters[] = {1, 3, 3, 5, 5, 5, 7, 7};
+        static const uint64_t elections[] = {300 * MSEC, 600 * MSEC, 600 * MSEC, 1500 * MSEC, 3 * SEC};
         unsigned n = sizes[below(ELEMENTSOF(sizes))];
-        world.max_voters = chance(7000) ? 3 : 5;
+        if (world.narrow.hosts > 0)
+                n = MIN(n, world.narrow.hosts);
+        world.max_voters = voters[below(ELEMENTSOF(voters))];
         world.election_usec = elections[below(ELEMENTSOF(elections))];
         world.heartbeat_usec = world.election_usec / 6;
         world.segment_bytes = (size_t)(8 * 1024) << below(4);
-        world.session_usec = between(2, 8) * SEC;
+        world.session_usec = MAX(between(2, 8) * SEC, 3 * world.election_usec);
         net_begin();
         limits_draw();
         for (unsigned i = 0; i < n; i++)
                 (void)host_add();
 }
 
-static void run(uint64_t seed, uint64_t ticks, bool verbose) {
-        world_begin(seed, ticks, verbose);
+static void live_through(uint64_t ticks) {
+        world.clients = true;
+        faults_begin();
+        run_until(world.now + ticks * TICK_USEC);
+        note("healing");
+        faults_end();
+        if (!run_until_true(world.now + 30 * SEC, all_wrote))
+                tell_where_all_are(), stuck("30 s after healing not every host could write");
+}
+
+static void has_to_be_whole(void) {
+        world.clients = false;
+        if (!run_until_true(world.now + 40 * SEC, whole))
+                tell_where_all_are(),
+                        stuck("40 s later the cluster is not whole: quiet %d, decided %d, equal %d",
+                              clients_quiet(), clients_decided(), equal_everywhere());
+}
+
+_Noreturn void plot(const Run *plan) {
+        world_begin(plan->seed, plan->ticks, plan->verbose);
+        world.silent = plan->silent;
+        world.narrow = plan->narrow;
         draw_world();
         found();
 
         bool early = chance(3000); /* faults from the first joins on */
         if (!early && !run_until_true(world.now + 60 * SEC, all_in))
                 tell_where_all_are(), stuck("not all hosts could join");
+        world.began_usec = world.now;
         clients_begin();
-        faults_begin();
-        run_until(world.now + ticks * TICK_USEC);
-
-        note("healing");
-        faults_end();
-        if (!run_until_true(world.now + 30 * SEC, all_wrote))
-                tell_where_all_are(), stuck("30 s after healing not every host could write");
+        live_through(plan->ticks);
         run_until(world.now + below(10 * SEC));
-        world.clients = false;
-        if (!run_until_true(world.now + 40 * SEC, whole))
-                tell_where_all_are(),
-                        stuck("40 s later the cluster is not whole: quiet %d, decided %d, equal %d",
-                              clients_quiet(), clients_decided(), equal_everywhere());
+        has_to_be_whole();
         run_until(world.now + 7 * SEC);
         if (!run_until_true(world.now + 10 * SEC, whole))
                 tell_where_all_are(), stuck("the cluster does not stay whole");
@@ -276,89 +289,150 @@ static void run(uint64_t seed, uint64_t ticks, bool verbose) {
         check_owned();
         session_ends();
         printf("seed %llu: held; %u hosts, %.1f s, %llu events, %llu wishes, revision %llu, hash %016llx\n",
-               (unsigned long long)seed, world.n_hosts, (double)world.now / SEC,
+               (unsigned long long)world.seed, world.n_hosts, (double)world.now / SEC,
                (unsigned long long)world.n_events, (unsigned long long)clients_count(),
                (unsigned long long)ghost_revision(), (unsigned long long)world.hash);
         finish(SIM_HELD);
 }
 
-/* ---- Many ---- */
+/* ---- The command line ---- */
 
-static int run_in_child(uint64_t seed, uint64_t ticks, char line[static 256]) {
-        int fds[2];
-        if (pipe(fds) < 0)
-                return SIM_USAGE;
-        fflush(stdout);
-        pid_t pid = fork();
-        if (pid == 0) {
-                (void)dup2(fds[1], STDOUT_FILENO);
-                close(fds[0]);
-                close(fds[1]);
-                if (!freopen("/dev/null", "w", stderr))
-                        _exit(SIM_USAGE);
-                run(seed, ticks, false);
-        }
-        close(fds[1]);
-        size_t size = 0;
-        for (ssize_t n; size < 255 && (n = read(fds[0], line + size, 255 - size)) > 0;)
-                size += (size_t)n;
-        line[size] = 0;
-        close(fds[0]);
-        int status = SIM_USAGE;
-        (void)waitpid(pid, &status, 0);
-        return WIFEXITED(status) ? WEXITSTATUS(status) : SIM_ASSERTION;
+static int add(char *to, size_t room, int n, const char *format, ...) _printf_(4, 5);
+static int add(char *to, size_t room, int n, const char *format, ...) {
+        va_list ap;
+        va_start(ap, format);
+        int more = vsnprintf(to + MIN((size_t)n, room), room - MIN((size_t)n, room), format, ap);
+        va_end(ap);
+        return n + more;
 }
 
-static int run_many(uint64_t from, uint64_t to, uint64_t ticks, bool twice, bool quiet) {
-        int worst = SIM_HELD;
-        uint64_t n_failed = 0;
-        for (uint64_t seed = from; seed <= to; seed++) {
-                char line[256], again[256];
-                int r = run_in_child(seed, ticks, line);
-                if (r == SIM_HELD && twice && run_in_child(seed, ticks, again) == SIM_HELD &&
-                    strcmp(line, again) != 0) {
-                        printf("seed %llu differs from itself:\n%s%s", (unsigned long long)seed, line,
-                               again);
-                        r = SIM_BROKEN;
+int run_command(const Run *plan, char *to, size_t room) {
+        const Narrow *narrow = &plan->narrow;
+        int n = add(to, room, 0, "%s --ticks %llu", store_program, (unsigned long long)plan->ticks);
+        const char *before = " --without ";
+        for (unsigned i = 0; fault_name(i); i++)
+                if (narrow->without >> i & 1) {
+                        n = add(to, room, n, "%s%s", before, fault_name(i));
+                        before = ",";
                 }
-                if (r != SIM_HELD || !quiet)
-                        printf("%s", line);
-                if (r == SIM_HELD)
-                        continue;
-                n_failed++;
-                worst = worst == SIM_HELD ? r : worst;
+        if (narrow->hosts > 0)
+                n = add(to, room, n, " --hosts %u", narrow->hosts);
+        if (narrow->clients > 0)
+                n = add(to, room, n, " --clients %u", narrow->clients);
+        if (narrow->to > 0)
+                n = add(to, room, n, " --window %llu-%llu", (unsigned long long)narrow->from,
+                        (unsigned long long)narrow->to);
+        return add(to, room, n, " %llu", (unsigned long long)plan->seed);
+}
+
+static bool parse_without(const char *text, uint64_t *ret) {
+        char copy[400];
+        snprintf(copy, sizeof(copy), "%s", text);
+        for (char *rest = copy, *name; (name = strsep(&rest, ","));) {
+                unsigned i = 0;
+                while (fault_name(i) && strcmp(fault_name(i), name) != 0)
+                        i++;
+                if (!fault_name(i)) {
+                        fprintf(stderr, "there is no fault '%s'\n", name);
+                        return false;
+                }
+                *ret |= UINT64_C(1) << i;
         }
-        printf("%llu seeds, %llu failed\n", (unsigned long long)(to - from + 1),
-               (unsigned long long)n_failed);
-        return worst;
+        return true;
+}
+
+/* One seed per line; what stands behind it, or behind a '#', is for people. */
+static bool read_list(const char *path, Batch *batch) {
+        FILE *file = fopen(path, "re");
+        if (!file) {
+                perror(path);
+                return false;
+        }
+        char line[200];
+        while (fgets(line, sizeof(line), file)) {
+                unsigned long long seed, last;
+                int n = sscanf(line, "%llu-%llu", &seed, &last);
+                if (n < 1)
+                        continue;
+                if (n < 2)
+                        last = seed;
+                batch->seeds =
+                        reallocarray(batch->seeds, batch->n_seeds + (last - seed) + 1, sizeof(uint64_t));
+                assert(batch->seeds && last >= seed);
+                for (; seed <= last; seed++)
+                        batch->seeds[batch->n_seeds++] = seed;
+        }
+        fclose(file);
+        return true;
 }
 
 static int usage(void) {
         fprintf(stderr,
-                "simulate [-v] [--ticks N] SEED | [-q] [--ticks N] [--twice] [--seen] [--require-seen] --seeds A-B\n");
+                "simulate [-v] [--ticks N] [--shrink] [NARROWED] SEED\n"
+                "simulate [-q] [--ticks N] [--jobs N] [--twice] [--seen] [--require-seen] --seeds A-B | --list FILE\n"
+                "simulate [--ticks N] [--jobs N] [--failures FILE] --minutes N [--first SEED]\n"
+                "NARROWED: [--without FAULT,…] [--hosts N] [--clients N] [--window TICK-TICK]\n");
         return SIM_USAGE;
+}
+
+static int shrink_one(const Run *plan) {
+        char text[1024], command[600];
+        int status = run_apart(plan, text, sizeof(text));
+        printf("%s", text);
+        if (status == SIM_HELD)
+                return status;
+        Run smaller = shrink(plan, status, text, 300 * SEC);
+        run_command(&smaller, command, sizeof(command));
+        printf("%s\n", command);
+        return status;
 }
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                {"seeds", required_argument, NULL, 's'},  {"ticks", required_argument, NULL, 't'},
-                {"twice", no_argument, NULL, '2'},        {"seen", no_argument, NULL, 'e'},
-                {"require-seen", no_argument, NULL, 'E'}, {},
+                {"seeds", required_argument, NULL, 's'},   {"list", required_argument, NULL, 'l'},
+                {"minutes", required_argument, NULL, 'm'}, {"first", required_argument, NULL, 'f'},
+                {"jobs", required_argument, NULL, 'j'},    {"failures", required_argument, NULL, 'F'},
+                {"ticks", required_argument, NULL, 't'},   {"twice", no_argument, NULL, '2'},
+                {"seen", no_argument, NULL, 'e'},          {"require-seen", no_argument, NULL, 'E'},
+                {"shrink", no_argument, NULL, 'S'},        {"without", required_argument, NULL, 'w'},
+                {"hosts", required_argument, NULL, 'h'},   {"clients", required_argument, NULL, 'c'},
+                {"window", required_argument, NULL, 'W'},  {},
         };
-        unsigned long long ticks = 600, from = 0, to = 0;
-        bool verbose = false, many = false, twice = false, quiet = false, seen = false, require_seen = false;
+        Batch batch = {.jobs = 1, .run.ticks = 600, .shrink_usec = 60 * SEC};
+        unsigned long long from = 0, to = 0;
+        bool many = false, seen = false, require_seen = false, shrinks = false;
         for (int c; (c = getopt_long(argc, argv, "vq", options, NULL)) >= 0;)
                 switch (c) {
                 case 's':
                         if (sscanf(optarg, "%llu-%llu", &from, &to) != 2 || from > to)
                                 return usage();
+                        batch.from = from, batch.to = to;
                         many = true;
                         break;
+                case 'l':
+                        if (!read_list(optarg, &batch))
+                                return SIM_USAGE;
+                        many = true;
+                        break;
+                case 'm':
+                        batch.usec = (uint64_t)(atof(optarg) * 60 * SEC);
+                        batch.to = UINT64_MAX;
+                        batch.progress = batch.quiet = many = true;
+                        break;
+                case 'f':
+                        batch.from = strtoull(optarg, NULL, 10);
+                        break;
+                case 'j':
+                        batch.jobs = (unsigned)MAX(1, MIN(atoi(optarg), 64));
+                        break;
+                case 'F':
+                        batch.failures = optarg;
+                        break;
                 case 't':
-                        ticks = strtoull(optarg, NULL, 10);
+                        batch.run.ticks = strtoull(optarg, NULL, 10);
                         break;
                 case '2':
-                        twice = true;
+                        batch.twice = true;
                         break;
                 case 'E':
                         require_seen = true;
@@ -366,23 +440,43 @@ int main(int argc, char **argv) {
                 case 'e':
                         seen = true;
                         break;
+                case 'S':
+                        shrinks = true;
+                        break;
+                case 'w':
+                        if (!parse_without(optarg, &batch.run.narrow.without))
+                                return SIM_USAGE;
+                        break;
+                case 'h':
+                        batch.run.narrow.hosts = (unsigned)atoi(optarg);
+                        break;
+                case 'c':
+                        batch.run.narrow.clients = (unsigned)atoi(optarg);
+                        break;
+                case 'W':
+                        if (sscanf(optarg, "%llu-%llu", &from, &to) != 2 || from >= to)
+                                return usage();
+                        batch.run.narrow.from = from, batch.run.narrow.to = to;
+                        break;
                 case 'q':
-                        quiet = true;
+                        batch.quiet = true;
                         break;
                 case 'v':
-                        verbose = true;
+                        batch.run.verbose = true;
                         break;
                 default:
                         return usage();
                 }
         if (many) {
                 seen_share();
-                int r = run_many(from, to, ticks, twice, quiet);
+                int r = batch_run(&batch);
                 unsigned n_never = seen || require_seen ? seen_tell(seen) : 0;
                 return r != SIM_HELD ? r : require_seen && n_never > 0 ? SIM_UNSEEN : SIM_HELD;
         }
         if (optind + 1 != argc)
                 return usage();
-        run(strtoull(argv[optind], NULL, 10), ticks, verbose);
-        return 0;
+        batch.run.seed = strtoull(argv[optind], NULL, 10);
+        if (shrinks)
+                return shrink_one(&batch.run);
+        plot(&batch.run);
 }

@@ -96,6 +96,8 @@ static char lines[LINES][LINE_BYTES];
 static uint64_t n_lines;
 
 void note(const char *format, ...) {
+        if (world.silent)
+                return;
         char *line = lines[n_lines++ % LINES];
         int n = snprintf(line, LINE_BYTES, "%10.4f ", (double)world.now / SEC);
         va_list ap;
@@ -122,15 +124,22 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
         return remove(path);
 }
 
+static void tell_command(void) {
+        Run again = {.seed = world.seed, .ticks = world.ticks, .narrow = world.narrow};
+        char command[600];
+        run_command(&again, command, sizeof(command));
+        printf("%s\n", command);
+}
+
 _Noreturn void finish(int status) {
         seen_add();
+        batch_add();
         if (status != SIM_HELD)
                 show_lines();
         if (world.directory[0])
                 (void)nftw(world.directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
         if (status != SIM_HELD)
-                printf("%s --ticks %llu %llu\n", store_program, (unsigned long long)world.ticks,
-                       (unsigned long long)world.seed);
+                tell_command();
         fflush(stdout);
         fflush(stderr);
         _exit(status);
@@ -184,7 +193,7 @@ void world_begin(uint64_t seed, uint64_t ticks, bool verbose) {
                 perror(world.directory);
                 _exit(SIM_USAGE);
         }
-        const int caught[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE};
+        const int caught[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGXCPU};
         for (size_t i = 0; i < ELEMENTSOF(caught); i++)
                 signal(caught[i], on_signal);
 }
