@@ -318,8 +318,8 @@ int __wrap_log_submit(Log *log, const LogBatch *batch) {
         return r;
 }
 
-/* A base never forgets term or vote, and spends the vote of its own term: its entries prove that somebody
- * leads there (but for a tree of another cluster, whose terms are others). */
+/* A base never forgets term or vote, rests on a durable tree, and spends the vote of its own term: its
+ * entries prove that somebody leads there (but for a tree of another cluster, whose terms are others). */
 int __wrap_log_submit_base(Log *log, uint64_t seq, uint64_t index, uint64_t term, const Conf *conf,
                            uint64_t conf_index, uint64_t hard_term, uint64_t hard_vote) {
         Shadow *shadow = shadow_of_log(log);
@@ -336,6 +336,14 @@ int __wrap_log_submit_base(Log *log, uint64_t seq, uint64_t index, uint64_t term
                                "%016llx",
                                name_of(shadow), LLU(view->term), LLU(view->vote), LLU(hard_term),
                                LLU(hard_vote));
+                /* With 0 a checkpoint at the start found no room; the file was synced before it had its
+                 * name. */
+                TreeStatus tree = {};
+                if (host->agent && host->agent->tree)
+                        tree_status(host->agent->tree, &tree);
+                if (tree.durable != 0 && index > tree.durable)
+                        broken("%s makes a base at %llu of a tree that is durable up to %llu",
+                               name_of(shadow), LLU(index), LLU(tree.durable));
                 if (term > view->term && !other)
                         SIM_SEEN("base raises the term");
                 if (image_term(view, index) != term && view->last > index)
