@@ -565,7 +565,7 @@ int node_deliver(Table *table, size_t i) {
                 assert(r >= 0);
         }
         letter_drop(table, i);
-        if (node->raft)
+        if (node->raft && !table->bundles)
                 node_turn(table, node);
         return r;
 }

@@ -70,6 +70,7 @@ typedef struct Table {
         ReadGhost *reads;
         size_t n_reads;
         uint64_t n_reads_done, n_reads_lost, n_elections;
+        bool bundles; /* a delivery is not a turn: the turn comes when the owner of the table says so */
         uint64_t (*delay)(struct Table *table, const RaftMessage *message); /* NULL: by hand */
         void (*sent)(struct Table *table, Node *node, const RaftMessage *message);
         void (*told)(struct Table *table, Node *node, const RaftUpdate *update);

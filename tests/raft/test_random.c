@@ -94,6 +94,7 @@ static void weather_draw(Run *run) {
 
 static void deliver_due(Run *run) {
         Table *table = &run->table;
+        bool touched[NODES_MAX + 1] = {};
         for (size_t i = 0; i < table->n_letters;) {
                 const RaftMessage *m = &table->letters[i].message;
                 if (table->letters[i].usec > table->now) {
@@ -106,8 +107,12 @@ static void deliver_due(Run *run) {
                 }
                 if (chance(run, run->weather.doubles))
                         letter_copy(table, i, table->now + below(run, 300 * USEC_PER_MSEC));
+                touched[m->to] = true;
                 node_deliver(table, i);
         }
+        for (size_t i = 0; i < table->n_nodes && table->bundles; i++)
+                if (touched[table->nodes[i].id] && table->nodes[i].raft)
+                        node_turn(table, table->nodes + i);
 }
 
 static void disks_work(Run *run) {
@@ -334,6 +339,7 @@ static void run_seed(uint64_t seed, size_t steps, Counts *counts) {
         run->table.uncommitted_bytes = below(run, 4) == 0 ? 100 : LIMIT_UNCOMMITTED_BYTES;
         run->table.cache_bytes = below(run, 2) ? 0 : 4096;
         run->table.delay = draw_delay;
+        run->table.bundles = seed % 4 == 0; /* all letters of a step in one turn, as hosts have it */
         weather_draw(run);
         uint64_t n_nodes = 1 + below(run, 7);
         table_init(&run->table, n_nodes, 1 + below(run, MIN(n_nodes, (uint64_t)5)));
