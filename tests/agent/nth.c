@@ -17,6 +17,7 @@
 #include <signal.h>
 #include <sys/wait.h>
 #include "failing.h"
+#include "tests/coverage.h"
 
 #define OPERATIONS 500
 #define KEYS       37
@@ -52,6 +53,7 @@ static _Noreturn void wrong(const char *format, ...) {
         vfprintf(stderr, format, ap);
         va_end(ap);
         fprintf(stderr, " (after %s failed)\n", failing_what());
+        coverage_dump();
         _exit(1);
 }
 
@@ -320,6 +322,7 @@ static uint64_t count(FailKind kind) {
                 check_told();
                 n = failing_calls();
                 nftw(run.lone.directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+                coverage_dump();
                 _exit(write(pipes[1], &n, sizeof(n)) == sizeof(n) ? 0 : 1);
         }
         close(pipes[1]);
@@ -337,6 +340,7 @@ static bool holds(const char *name, FailKind kind, uint64_t n) {
         if (pid == 0) {
                 alarm(120);
                 one(kind, n);
+                coverage_dump();
                 _exit(0);
         }
         int status = 0;

@@ -92,6 +92,10 @@ def parser():
     soak.add_argument("--bank", action="store_true",
                       help="instead: search every planted bug anew with fresh seeds and print the table")
 
+    coverage = verb("coverage", verb_coverage, "tell how much of raft, log and tree the tests run through")
+    coverage.add_argument("--seeds", type=int, default=60, metavar="N", help="of the simulation")
+    coverage.add_argument("--files", action="store_true", help="each file, too")
+
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
     bench.add_argument("--quick", action="store_true", help="one second each, five of idleness")
@@ -228,6 +232,11 @@ def verb_soak(fleet, options):
         from . import suite
         return suite.search_bank()
     return soak.soak(fleet, options.rounds, options.seed, options.faults, options.hosts, options.kind, options.only)
+
+
+def verb_coverage(_, options):
+    from . import coverage
+    return coverage.coverage(options.seeds, options.files)
 
 
 def verb_bench(fleet, options):

@@ -20,6 +20,10 @@ RUN = """systemd systemd-container debootstrap debian-archive-keyring iproute2 n
 TEST = """python3 python3-pytest python3-jeepney clang-format-14 openssl nghttp2-client dbus""".split()
 
 
+# What adds up coverage.
+COVERAGE = ["gcovr"]
+
+
 def missing(packages):
     told = run("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n", *packages, check=False).stdout
     there = {line.split()[0] for line in told.splitlines() if line.endswith(" installed")}

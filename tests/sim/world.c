@@ -12,6 +12,7 @@
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
+#include "tests/coverage.h"
 
 #define LINES      4000
 #define LINE_BYTES 200
@@ -142,6 +143,7 @@ _Noreturn void finish(int status) {
                 tell_command();
         fflush(stdout);
         fflush(stderr);
+        coverage_dump();
         _exit(status);
 }
 
