@@ -279,6 +279,8 @@ void agent_status(Agent *agent, AgentStatus *ret) {
                 .floor = agent->tree_status.floor,
                 .n_entries = agent->tree_status.n_entries,
                 .n_voters = agent->tree_status.conf.n_voters,
+                .compared = agent->checks.compared_index,
+                .scrubbed_wall_usec = agent->scrub.finished_wall_usec,
         };
         memcpy(ret->cluster, agent->tree_status.cluster, sizeof(ret->cluster));
         (void)members_each(agent, count_member, &ret->n_members);

@@ -183,6 +183,8 @@ typedef struct AgentStatus {
         char leader_name[LIMIT_NAME_BYTES + 1];
         uint8_t cluster[16];
         uint64_t commit, applied, durable, revision, floor, n_entries;
+        uint64_t compared;           /* index at which a majority of the voters had the same tree, last */
+        uint64_t scrubbed_wall_usec; /* when all of the tree had been read again, last; 0: not yet */
         uint32_t n_members, n_voters;
 } AgentStatus;
 

@@ -20,6 +20,7 @@
  *      check.c      are the trees still the same: digests compared
  *      heal.c       a bad tree is taken out of service and fetched again
  *      book.c       whom to ask for it
+ *      scrub.c      all of the tree is read again
  */
 #pragma once
 
@@ -293,8 +294,9 @@ typedef struct SnapshotFetch {
         uint64_t from;
         TreeBuild *build;
         bool head_seen;
-        bool foreign; /* the tree of a cluster that we join: terms begin anew */
-        bool healed;  /* it came in the place of a bad one */
+        bool finishing; /* all has come; it is checked and synced beside the loop */
+        bool foreign;   /* the tree of a cluster that we join: terms begin anew */
+        bool healed;    /* it came in the place of a bad one */
         char name[80];
         uint64_t index, term;
         uint64_t switch_seq; /* != 0: built, the switch is on its way to the disk */
@@ -309,6 +311,8 @@ typedef struct Snapshots {
 } Snapshots;
 
 void snapshot_called(Agent *agent, PeersCall *call, uint64_t host);
+void snapshot_work(Agent *agent); /* turn: what was fetched, when it is whole */
+uint64_t snapshot_deadline(const Agent *agent);
 void snapshot_serve(Agent *agent); /* turn */
 void snapshot_watch(Agent *agent); /* turn: a peer that was told to fetch and does not */
 int snapshot_fetch(Agent *agent, uint64_t from, bool foreign);
@@ -487,6 +491,17 @@ void checks_reported(Agent *agent, uint64_t host, const LetterReport *report);
 bool checks_host_is_bad(const Agent *agent, uint64_t host);
 void checks_rebase(Agent *agent);
 
+/* ---- scrub.c ---- */
+
+typedef struct ScrubWork {
+        uint64_t due_usec, begun_usec;              /* of the pass */
+        uint64_t n_read;                            /* rows of it */
+        uint64_t finished_wall_usec, finished_read; /* the last one that came to its end */
+} ScrubWork;
+
+void scrub_work(Agent *agent); /* turn */
+void scrub_rebase(Agent *agent);
+
 /* ---- heal.c ---- */
 
 #define HEAL_QUEUE 256u
@@ -562,6 +577,7 @@ struct Agent {
         JoinCall join;
         Checks checks;
         Heal heal;
+        ScrubWork scrub;
         int tree_event_fd; /* the tree's news, whichever tree it is; 0: each has its own */
 
         uint64_t now_usec;

@@ -129,6 +129,8 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
+        if (hello->start != known->start)
+                roles_view(agent, host)->sent_usec = 0; /* a tree that it was sent may have gone with its process */
         known->hello = true;
         known->start = hello->start;
         known->version = hello->version;

@@ -11,10 +11,11 @@
 #include <string.h>
 #include "base/seen.h"
 
-#define MAX_SENDS  4
-#define FETCH_USEC (10 * 60 * USEC_PER_SEC)
-#define RETRY_USEC (500 * USEC_PER_MSEC)
-#define TOLD_USEC  (2 * USEC_PER_SEC)
+#define MAX_SENDS   4
+#define FETCH_USEC  (10 * 60 * USEC_PER_SEC)
+#define RETRY_USEC  (500 * USEC_PER_MSEC)
+#define FINISH_USEC (10 * USEC_PER_MSEC) /* a fetched tree that is being synced is asked for this often */
+#define TOLD_USEC   (2 * USEC_PER_SEC)
 #define OPEN_USEC                                                                                         \
         (200 * USEC_PER_MSEC) /* a peer that has one in whole is asked this often whether it stands on it \
                                */
@@ -168,12 +169,13 @@ void snapshot_watch(Agent *agent) {
 
 bool snapshot_fetching(const Agent *agent) {
         const SnapshotFetch *fetch = &agent->snapshots.fetch;
-        return fetch->call || fetch->switch_seq != 0 || fetch->base_seq != 0;
+        return fetch->call || fetch->finishing || fetch->switch_seq != 0 || fetch->base_seq != 0;
 }
 
 static void fetch_give_up(Agent *agent, const char *why) {
         SnapshotFetch *fetch = &agent->snapshots.fetch;
 
+        fetch->finishing = false;
         if (fetch->call)
                 agent->outside.call_free(agent->outside.userdata, TAKE(fetch->call));
         fetch->build = tree_build_free(fetch->build);
@@ -184,9 +186,13 @@ static void fetch_give_up(Agent *agent, const char *why) {
                            (unsigned long long)fetch->from, why);
 }
 
+uint64_t snapshot_deadline(const Agent *agent) {
+        return agent->snapshots.fetch.finishing ? agent->now_usec + FINISH_USEC : USEC_INFINITY;
+}
+
 void snapshot_cancel(Agent *agent) {
         SnapshotFetch *fetch = &agent->snapshots.fetch;
-        if (fetch->foreign && fetch->call)
+        if (fetch->foreign && (fetch->call || fetch->finishing))
                 fetch_give_up(agent, NULL);
 }
 
@@ -233,7 +239,22 @@ static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, v
         if (status != PEERS_OK)
                 return fetch_give_up(agent, fetch->head_seen ? text : NULL);
 
-        int r = tree_build_finish(fetch->build, fetch->name, &fetch->index, &fetch->term);
+        /* Checked and synced beside the loop: a large tree takes seconds. */
+        if (tree_build_finish_begin(fetch->build) < 0)
+                return fetch_give_up(agent, "it cannot be finished (out of memory?)");
+        fetch->finishing = true;
+}
+
+/* The turn looks whether the tree is whole and on the disk; then the record that names it is next. */
+void snapshot_work(Agent *agent) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+
+        if (!fetch->finishing)
+                return;
+        int r = tree_build_finish_take(fetch->build, fetch->name, &fetch->index, &fetch->term);
+        if (r == -EAGAIN)
+                return;
+        fetch->finishing = false;
         fetch->build = tree_build_free(fetch->build);
         if (r == TREE_ROTTEN)
                 return fetch_give_up(agent, "its digest is wrong");
@@ -358,6 +379,7 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                         sessions_rebase(agent);
                 requests_rebase(agent);
                 checks_rebase(agent);
+                scrub_rebase(agent);
                 if (fetch->healed && !foreign) {
                         /* What a process before this one showed is not to be unread. */
                         agent->reads.gate = true;

@@ -409,6 +409,7 @@ static void work_duties(Agent *agent) {
         join_work(agent);
         follow_work(agent);
         checks_work(agent);
+        scrub_work(agent);
         leave_full_disk(agent);
         prune_history(agent);
         checkpoint_tree(agent);
@@ -424,6 +425,7 @@ static void turn_round(Agent *agent) {
         if (agent->failed != 0)
                 return; /* perhaps without a tree */
         hear_tree(agent);
+        snapshot_work(agent);
         heal_work(agent);
         if (agent->failed != 0)
                 return;
@@ -462,7 +464,7 @@ static uint64_t next_deadline(const Agent *agent) {
         deadline = MIN(deadline, reads_deadline(agent));
         deadline = MIN(deadline, watches_deadline(agent));
         deadline = MIN(deadline, duties_deadline(agent));
-        deadline = MIN(deadline, heal_deadline(agent));
+        deadline = MIN(deadline, MIN(heal_deadline(agent), snapshot_deadline(agent)));
         if (agent->commit_usec != 0)
                 deadline = MIN(deadline, agent->commit_usec);
         /* Slow duties that nothing announces: membership addresses, pruning, promotion. */

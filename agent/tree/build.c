@@ -21,6 +21,12 @@ struct TreeBuild {
         size_t last_small_size;
         XXH3_state_t *hash;
         int failed;
+        /* The end, on a thread of its own: all below is its until `finished`. */
+        pthread_t thread;
+        bool has_thread;
+        _Atomic bool finished;
+        int result;
+        char name[TREE_NAME_BYTES];
 };
 
 static int path_random(TreeBuild *build) {
@@ -69,6 +75,8 @@ int tree_build_begin(const TreeOptions *options, TreeBuild **ret) {
 TreeBuild *tree_build_free(TreeBuild *build) {
         if (!build)
                 return NULL;
+        if (build->has_thread)
+                pthread_join(build->thread, NULL);
         sql_finalize(&build->tree);
         sqlite3_close(build->tree.db);
         if (build->tree.path[0])
@@ -357,4 +365,34 @@ int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uin
         *ret_index = tree->meta.applied;
         *ret_term = tree->meta.applied_term;
         return 0;
+}
+
+static void *build_thread(void *userdata) {
+        TreeBuild *build = userdata;
+        uint64_t index, term;
+        build->result = tree_build_finish(build, build->name, &index, &term);
+        build->finished = true;
+        return NULL;
+}
+
+int tree_build_finish_begin(TreeBuild *build) {
+        if (!build->tree.options.thread) {
+                (void)build_thread(build);
+                return 0;
+        }
+        build->tree.options.report = (Report){}; /* it is the loop's */
+        int r = pthread_create(&build->thread, NULL, build_thread, build);
+        build->has_thread = r == 0;
+        return -r;
+}
+
+int tree_build_finish_take(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term) {
+        if (!build->finished)
+                return -EAGAIN;
+        if (build->result == 0) {
+                memcpy(ret_name, build->name, sizeof(build->name));
+                *ret_index = build->tree.meta.applied;
+                *ret_term = build->tree.meta.applied_term;
+        }
+        return build->result;
 }

@@ -288,6 +288,7 @@ int entry_put(Apply *apply, const Row *before) {
 
         tree->pages++;
         tree->meta.digest += row.sum - (before ? before->sum : 0);
+        scrub_key_changed(tree, path, row.sum - (before ? before->sum : 0), !before);
         tree->meta.n_entries += !before;
         change_note(apply, &row, before);
         return 0;
@@ -325,6 +326,7 @@ int entry_delete(Apply *apply, Bytes path, bool count) {
 
         tree->pages++;
         tree->meta.digest -= before.sum;
+        scrub_key_changed(tree, path, -before.sum, -1);
         tree->meta.n_entries--;
         change_note(apply, &row, &before);
         return 0;

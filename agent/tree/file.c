@@ -529,6 +529,7 @@ int transaction_rollback(Tree *tree) {
         }
         requests_forget(tree);
         members_forget(tree);
+        scrub_restart(tree);
         tree->open = tree->dirty = false;
         tree->pages = tree->rows = 0;
         int r = meta_load(tree);

@@ -156,6 +156,28 @@ typedef struct Session {
         uint64_t n_owned;
 } Session;
 
+/* ---- Scrub ---- */
+
+typedef enum ScrubPhase {
+        SCRUB_REST,
+        SCRUB_KEYS,
+        SCRUB_RECORDS,
+        SCRUB_ROWS,
+        SCRUB_OWNED,
+        SCRUB_TOMBS,
+} ScrubPhase;
+
+typedef struct Scrub {
+        ScrubPhase phase;
+        RecordKind kind;                       /* RECORDS */
+        uint8_t cursor[16 + LIMIT_PATH_BYTES]; /* the last key that was passed in this phase and kind */
+        size_t cursor_size;
+        uint64_t row; /* ROWS: the next id */
+        Sum sum;      /* of what was passed in KEYS and RECORDS, as it is now */
+        uint64_t n_entries;
+        uint64_t n_read;
+} Scrub;
+
 /* ---- Checkpoints ---- */
 
 typedef enum CheckpointState {
@@ -211,6 +233,7 @@ struct Tree {
         RequestRow *requests[REQUEST_SLOTS];
         uint64_t next_expiry; /* of the oldest ended request row; USEC_INFINITY: none */
 
+        Scrub scrub;
         TreeSnapshot *snapshots; /* while there is one nothing is pruned */
 
         Buffer seen;   /* what tree_get() and others give out */
@@ -293,6 +316,13 @@ Sum record_hash(RecordKind kind, Bytes key, Bytes body);
 void sum_write(uint8_t to[static 16], Sum sum);
 Sum sum_read(const uint8_t from[static 16]);
 Sum meta_hash(const Meta *meta);
+
+/* ---- scrub.c ---- */
+
+/* A live key or a record changed: its part of the digest rose by `added`. */
+void scrub_key_changed(Tree *tree, Bytes key, Sum added, int n);
+void scrub_record_changed(Tree *tree, RecordKind kind, Bytes key, Sum added);
+void scrub_restart(Tree *tree); /* what was passed is not what it was: from the beginning */
 
 /* ---- records.c ---- */
 

@@ -78,6 +78,7 @@ int record_put(Tree *tree, RecordKind kind, Bytes key, Bytes body) {
         if (r != 0)
                 return r;
         tree->meta.digest += sum - before;
+        scrub_record_changed(tree, kind, key, sum - before);
         tree->pages += 1 + body.size / TREE_PAGE_BYTES;
         return 0;
 }
@@ -98,6 +99,7 @@ int record_delete(Tree *tree, RecordKind kind, Bytes key) {
         if (r != 0)
                 return r;
         tree->meta.digest -= before;
+        scrub_record_changed(tree, kind, key, -before);
         tree->pages++;
         return 0;
 }

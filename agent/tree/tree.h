@@ -190,8 +190,12 @@ typedef struct TreeDigest {
 } TreeDigest;
 /* Over everything that apply may read, kept up to date incrementally; history is left out. */
 void tree_digest(const Tree *tree, TreeDigest *ret);
-/* Computes it anew from the rows: 0 equal, TREE_ROTTEN. For scrubs and tests. */
+/* Reads everything again and computes the digest anew: 0 equal, TREE_ROTTEN. In one go, for tests and small
+ * trees. */
 int tree_scrub(Tree *tree);
+/* The same in slices of so many rows (or half a MiB), between which the tree goes on changing; after the
+ * last one it begins anew. *ret_read: rows of this pass so far. */
+int tree_scrub_slice(Tree *tree, size_t max_rows, uint64_t *ret_read, bool *ret_done);
 
 /* Sending. At the pin (now), what is not kept by revision is copied aside; then rows follow in pages while
  * applying goes on. Chunks are bytes for tree_build_feed(), in order. */
@@ -212,4 +216,8 @@ int tree_build_begin(const TreeOptions *options, TreeBuild **ret);
 int tree_build_feed(TreeBuild *build, Bytes chunk);
 /* After the last chunk; `name` has room for 80 bytes. 0, TREE_ROTTEN. */
 int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term);
+/* The same beside the loop, for it syncs all of a tree: begun, and asked for until it is no longer -EAGAIN.
+ * Nothing is said of what went wrong but the result. Without `thread` it is done at once. */
+int tree_build_finish_begin(TreeBuild *build);
+int tree_build_finish_take(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term);
 TreeBuild *tree_build_free(TreeBuild *build); /* removes what is half-built; accepts NULL */
