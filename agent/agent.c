@@ -106,8 +106,8 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         if (agent->damaged)
                 report_say(
                         &agent->report, LOG_ERR,
-                        "The log is damaged: this host neither votes nor takes entries; reads go on. Remove it from the "
-                        "cluster, move its state directory away and join anew.");
+                        "The log is damaged: this host does not vote until it has got again what it may have lost; reads "
+                        "go on.");
         hall_wake(agent);
         *ret = agent;
         return 0;
@@ -250,7 +250,7 @@ static AgentState state_now(const Agent *agent) {
                 return AGENT_HALTED;
         if (agent->heal.alone || agent->checks.alarm)
                 return AGENT_DIVERGED;
-        if (agent->damaged)
+        if (agent->damaged || agent->damage_halts)
                 return AGENT_DAMAGED;
         if (agent->join.active || agent->tree_status.conf.n_voters == 0)
                 return AGENT_JOINING;

@@ -165,7 +165,7 @@ typedef enum AgentState {
         AGENT_RUNNING,
         AGENT_NO_QUORUM,
         AGENT_FULL_DISK,
-        AGENT_DAMAGED,
+        AGENT_DAMAGED, /* the own log, or those of so many voters that nothing is decided */
         AGENT_HALTED,
         AGENT_JOINING,
         AGENT_OUT,

@@ -28,6 +28,7 @@ typedef struct Config {
         uint64_t election_usec;        /* ElectionSec= */
         uint64_t session_timeout_usec; /* SessionTimeoutSec= */
         unsigned max_voters;           /* Voters=: 1, 3, 5, 7; 0 = auto */
+        bool accept_damage;            /* --accept-damage, of the command line */
         int log_level;                 /* LogLevel= */
         char *state_dir;               /* $STATE_DIRECTORY, else /var/lib/treaty */
         char *runtime_dir;             /* $RUNTIME_DIRECTORY, else /run/treaty */

@@ -330,8 +330,10 @@ typedef struct RoleView { /* leader: what is known of a member */
         uint64_t status_usec;    /* when it last told */
         uint64_t connected_usec; /* last seen connected */
         uint64_t promoted_usec, promoted_index;
-        uint64_t fetch_usec;            /* told to fetch a snapshot */
-        uint64_t sent_usec, sent_index; /* took one to its end */
+        uint64_t fetch_usec;                        /* told to fetch a snapshot */
+        uint64_t sent_usec, sent_index;             /* took one to its end */
+        bool damaged;                               /* says so itself */
+        uint64_t heal_start, heal_term, heal_index; /* an observer: what was marked for it */
         UT_hash_handle hh;
 } RoleView;
 
@@ -363,12 +365,14 @@ typedef struct Roles {
         uint64_t promoted_usec;
         uint64_t passive_usec; /* neither voting nor following since */
         uint64_t status_usec;  /* when the next status letter is due */
+        LetterHeal heal;       /* observer, damaged: the leader's word; index 0: none */
 } Roles;
 
 void roles_work(Agent *agent); /* turn */
 void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote);
 void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted);
 void roles_status(Agent *agent, uint64_t host, const LetterStatus *status);
+void roles_heal(Agent *agent, uint64_t from, const LetterHeal *heal);
 void roles_stored(Agent *agent, uint64_t seq);
 int roles_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata);
 int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata);
@@ -621,6 +625,8 @@ struct Agent {
                 applied_high; /* reads never see less, also when a full disk took an open transaction back */
         bool log_full;        /* the log waits for room */
         bool demote;          /* left the configuration: the log's tail is to go */
+        uint64_t lost_seq;    /* the order that stores that this log has lost something */
+        bool damage_halts;    /* said: too many voters are damaged */
         bool disk_full, damaged, halted, stopping, removed;
         bool status_dirty;
         uint64_t stop_deadline_usec;

@@ -34,7 +34,7 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
-        if (agent->damaged || agent->removed || is_presumption(agent, host, message))
+        if (agent->removed || is_presumption(agent, host, message))
                 return;
         if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
                 /* The leader counts on a log here that a restart has lost: begin it (again) where the tree
@@ -88,6 +88,9 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 if (host == agent->raft_status.leader && letter->promote.term == agent->raft_status.term &&
                     letter->promote.index > agent->tree_status.applied)
                         (void)snapshot_fetch(agent, host, false);
+                return;
+        case LETTER_HEAL:
+                roles_heal(agent, host, &letter->heal);
                 return;
         case LETTER_STATUS:
                 roles_status(agent, host, &letter->status);

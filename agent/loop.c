@@ -112,7 +112,7 @@ static const char *state_text(AgentState state) {
         case AGENT_FULL_DISK:
                 return ", disk full: writes are refused";
         case AGENT_DAMAGED:
-                return ", its log is damaged";
+                return ", damaged logs: see the journal";
         case AGENT_HALTED:
                 return ", halted: too old for its cluster";
         case AGENT_JOINING:
@@ -315,6 +315,7 @@ static int open_agent(Loop *loop) {
                 .election_usec = config->election_usec,
                 .session_usec = config->session_timeout_usec,
                 .max_voters = config->max_voters ?: 5,
+                .accept_damage = config->accept_damage,
                 .outside =
                         {
                                 .userdata = loop,
@@ -453,6 +454,11 @@ int loop_new(Loop **ret, const Config *config) {
                 r = open_agent(loop);
         if (r < 0)
                 return r;
+        if (config->accept_damage) { /* that was all */
+                loop->stopping = true;
+                *ret = TAKE(loop);
+                return 0;
+        }
         r = add_agent_sources(loop);
         if (r >= 0)
                 r = open_peers(loop);

@@ -12,16 +12,19 @@
 static int help(void) {
         printf("treatyd [OPTIONS...]\n\n"
                "Makes this host agree with the others: the agent of treaty.\n\n"
-               "  -h --help      Show this help\n"
-               "     --version   Show the version\n\n"
+               "  -h --help            Show this help\n"
+               "     --version         Show the version\n"
+               "     --accept-damage   Take a damaged log as it is, and exit: what only it had is lost.\n"
+               "                       Stop treatyd.service first. See treatyd(8).\n\n"
                "Configured by treaty.conf(5); started by treatyd.service. See treatyd(8), treatyctl(1).\n");
         return EXIT_SUCCESS;
 }
 
-static int parse_arguments(int argc, char **argv) {
+static int parse_arguments(int argc, char **argv, bool *ret_accept_damage) {
         static const struct option options[] = {
                 {"help", no_argument, NULL, 'h'},
                 {"version", no_argument, NULL, 'v'},
+                {"accept-damage", no_argument, NULL, 'd'},
                 {},
         };
         for (int c; (c = getopt_long(argc, argv, "h", options, NULL)) >= 0;) {
@@ -31,7 +34,9 @@ static int parse_arguments(int argc, char **argv) {
                         printf("treatyd %s\n", TREATY_VERSION);
                         return EXIT_SUCCESS;
                 }
-                return 2;
+                if (c != 'd')
+                        return 2;
+                *ret_accept_damage = true;
         }
         if (optind < argc) {
                 fprintf(stderr, "treatyd: unexpected argument \"%s\"; see treatyd --help\n", argv[optind]);
@@ -41,7 +46,8 @@ static int parse_arguments(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
-        int r = parse_arguments(argc, argv);
+        bool accept_damage = false;
+        int r = parse_arguments(argc, argv, &accept_damage);
         if (r >= 0)
                 return r;
 
@@ -55,9 +61,10 @@ int main(int argc, char **argv) {
         if (config_load(&config, NULL) < 0)
                 return EXIT_FAILURE; /* said already, with file and line */
         journal_set_level(config.log_level);
+        config.accept_damage = accept_damage;
 
         _cleanup_(loop_freep) Loop *loop = NULL;
         if (loop_new(&loop, &config) < 0)
                 return EXIT_FAILURE;
-        return loop_run(loop);
+        return accept_damage ? EXIT_SUCCESS : loop_run(loop);
 }

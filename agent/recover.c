@@ -260,6 +260,8 @@ int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote) {
                 .election_usec = agent->options.election_usec,
                 .cache_bytes = agent->options.cache_bytes ?: LIMIT_CACHE_BYTES,
                 .uncommitted_bytes = agent->options.uncommitted_bytes ?: LIMIT_UNCOMMITTED_BYTES,
+                .life = state->start,
+                .damaged = agent->damaged,
         };
         uint64_t seed;
         agent->outside.random(agent->outside.userdata, &seed, sizeof(seed));
@@ -362,6 +364,36 @@ static int refuse_lost_tree(Agent *agent) {
         return -EBADMSG;
 }
 
+/* The operator gives up what only this log had. A vote may be among it, so the term that is known is spent.
+ */
+static int accept_damage(Agent *agent) {
+        const LogState *state = log_state(agent->log);
+
+        if (!agent->damaged) {
+                report_say(&agent->report, LOG_NOTICE, "The log is not damaged: nothing was changed.");
+                return 0;
+        }
+        LogBatch batch = {
+                .seq = hall_seq(agent),
+                .hard_state = true,
+                .healed = true,
+                .term = state->term + 1,
+                .vote = agent->host.id,
+                .commit = state->commit,
+        };
+        int r = log_submit(agent->log, &batch);
+        if (r >= 0)
+                r = hall_log_wait(agent, batch.seq);
+        if (r < 0)
+                return r;
+        agent->damaged = false;
+        report_say(
+                &agent->report, LOG_WARNING,
+                "The log is taken as it is, up to index %llu: what stood behind it here, and on no other host, is lost.",
+                (unsigned long long)MAX(state->last_index, agent->tree_status.applied));
+        return 0;
+}
+
 int hall_recover(Agent *agent) {
         int r = open_host_file(agent);
         if (r < 0)
@@ -395,6 +427,11 @@ int hall_recover(Agent *agent) {
                 r = log_submit_damage(agent->log, seq, true);
                 if (r >= 0)
                         r = hall_log_wait(agent, seq);
+                if (r < 0)
+                        return r;
+        }
+        if (agent->options.accept_damage) {
+                r = accept_damage(agent);
                 if (r < 0)
                         return r;
         }

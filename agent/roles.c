@@ -46,13 +46,64 @@ RoleView *roles_view(Agent *agent, uint64_t host) {
         return &agent->roles.nobody;
 }
 
+/* A damaged observer is whole again when its tree holds an entry that was appended after it told. */
+static void mark_for(Agent *agent, uint64_t host, RoleView *view) {
+        const Connection *connection = members_connection(agent, host);
+        uint64_t term = agent->raft_status.term;
+
+        if (!connection)
+                return;
+        if (view->heal_start != connection->start || view->heal_term != term) {
+                uint64_t index;
+                int r = raft_mark(agent->raft, &index, agent->now_usec);
+                if (r < 0)
+                        hall_fail(agent, r, "The core ran out of memory");
+                if (r != 0)
+                        return;
+                view->heal_start = connection->start;
+                view->heal_term = term;
+                view->heal_index = index;
+                agent->again = true;
+        }
+        Letter letter = {
+                .kind = LETTER_HEAL,
+                .heal = {.term = term, .index = view->heal_index, .start = view->heal_start},
+        };
+        (void)hall_send(agent, host, &letter);
+}
+
 void roles_status(Agent *agent, uint64_t host, const LetterStatus *status) {
         RoleView *view = roles_view(agent, host);
         view->applied = status->applied;
         view->status_usec = agent->now_usec;
+        view->damaged = status->damaged;
+        if (view->damaged && hall_is_leader(agent) && !conf_is_voter(agent->raft_status.conf, host))
+                mark_for(agent, host, view);
 }
 
-/* ---- The observer's side of a promotion ---- */
+/* ---- The observer's side of damage, and of a promotion ---- */
+
+void roles_heal(Agent *agent, uint64_t from, const LetterHeal *heal) {
+        if (agent->damaged && from == hall_leader(agent) && heal->term == hall_term(agent) &&
+            heal->start == log_state(agent->log)->start)
+                agent->roles.heal = *heal;
+}
+
+static void heal_observer(Agent *agent) {
+        const LetterHeal *heal = &agent->roles.heal;
+
+        if (heal->index == 0 || !agent->follow.active || !agent->damaged)
+                return;
+        if (agent->tree_status.applied >= heal->index && agent->tree_status.durable < heal->index)
+                tree_checkpoint(agent->tree);
+        if (agent->tree_status.durable < heal->index || hall_term(agent) != heal->term)
+                return;
+        int r = raft_heal(agent->raft, heal->index, heal->term, agent->now_usec);
+        if (r < 0)
+                hall_fail(agent, r, "The core ran out of memory");
+        agent->roles.heal = (LetterHeal){};
+        agent->again = true;
+}
 
 /* What is applied is made durable first, then the log begins behind it. */
 static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
@@ -82,7 +133,7 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
 void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         Roles *roles = &agent->roles;
 
-        if (!agent->follow.active || agent->damaged || agent->removed || snapshot_fetching(agent) ||
+        if (!agent->follow.active || agent->removed || snapshot_fetching(agent) ||
             !heal_may_touch(agent) || promote->term < agent->raft_status.term ||
             agent->tree_status.conf.n_voters == 0)
                 return;
@@ -95,7 +146,7 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
  * nobody will ask, and what it applied has to become a base before it can vote. */
 static void promote_self(Agent *agent) {
         if (agent->follow.active && !agent->raft_status.keeps_log && agent->roles.promote_index == 0 &&
-            !agent->damaged && !agent->removed && !snapshot_fetching(agent) && heal_may_touch(agent) &&
+            !agent->removed && !snapshot_fetching(agent) && heal_may_touch(agent) &&
             conf_is_voter(agent->raft_status.conf, agent->host.id))
                 begin_base(agent, 0, agent->raft_status.term);
 }
@@ -193,7 +244,9 @@ static void tell_status(Agent *agent) {
         roles->status_usec = agent->now_usec + STATUS_USEC;
         Letter letter = {
                 .kind = LETTER_STATUS,
-                .status = {.applied = agent->tree_status.applied, .durable = agent->tree_status.durable},
+                .status = {.applied = agent->tree_status.applied,
+                           .durable = agent->tree_status.durable,
+                           .damaged = agent->damaged},
         };
         (void)hall_send(agent, leader, &letter);
 }
@@ -232,7 +285,7 @@ static bool is_dead(Agent *agent, uint64_t host) {
 
 static bool is_candidate(Agent *agent, uint64_t host) {
         RoleView *view = roles_view(agent, host);
-        return members_connection(agent, host) && view->status_usec != 0 &&
+        return members_connection(agent, host) && view->status_usec != 0 && !view->damaged &&
                agent->now_usec - view->status_usec < FRESH_USEC &&
                view->applied + CAUGHT_UP >= agent->raft_status.commit;
 }
@@ -588,6 +641,7 @@ void roles_work(Agent *agent) {
         Removal *removal, *next;
 
         tell_status(agent);
+        heal_observer(agent);
         promote_self(agent);
         promotion_durable(agent);
         promotion_lapses(agent);

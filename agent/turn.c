@@ -75,6 +75,8 @@ static void hear_log(Agent *agent) {
                 if (r < 0)
                         hall_fail(agent, r, "The core ran out of memory");
                 heal_stored(agent, seq);
+                if (agent->lost_seq != 0 && seq >= agent->lost_seq)
+                        hall_fail(agent, -EUCLEAN, "The log has lost writes");
                 snapshot_stored(agent, seq);
                 roles_stored(agent, seq);
         }
@@ -117,6 +119,7 @@ static void store(Agent *agent, const RaftUpdate *update) {
                 .entries = order->entries,
                 .n_entries = order->n_entries,
                 .hard_state = order->hard_state,
+                .healed = order->healed,
                 .term = order->term,
                 .vote = order->vote,
                 .commit = update->commit,
@@ -183,8 +186,43 @@ static void leadership_begins(Agent *agent) {
         offers_reset(agent);
 }
 
+/* What the core knows of damage, said once. */
+static void look_at_damage(Agent *agent) {
+        const RaftStatus *status = &agent->raft_status;
+
+        if (agent->damaged && !status->damaged) {
+                agent->damaged = false;
+                agent->status_dirty = true;
+                report_say(&agent->report, LOG_NOTICE,
+                           "The log is whole again, up to index %llu: this host votes.",
+                           (unsigned long long)status->durable);
+        }
+        if (status->lost && agent->lost_seq == 0) {
+                report_say(
+                        &agent->report, LOG_CRIT,
+                        "The leader says that this host's log ends before what it had acknowledged: the disk has lost "
+                        "writes. Starting anew as damaged.");
+                agent->lost_seq = hall_seq(agent);
+                int r = log_submit_damage(agent->log, agent->lost_seq, true);
+                if (r < 0)
+                        hall_fail(agent, r, "The log takes nothing");
+        }
+        if (status->halted != agent->damage_halts) {
+                agent->damage_halts = status->halted;
+                agent->status_dirty = true;
+                if (status->halted)
+                        report_say(
+                                &agent->report, LOG_CRIT,
+                                "So many voters have a damaged log that no majority is left: nothing is decided any "
+                                "more, reads go on. Bring back voters that are down; when there is none, "
+                                "\"treatyd --accept-damage\" on a damaged one (see treatyd(8)) gives up what only it "
+                                "had.");
+        }
+}
+
 static void look_at_core(Agent *agent) {
         raft_status(agent->raft, &agent->raft_status);
+        look_at_damage(agent);
         leadership_begins(agent);
 }
 
@@ -215,9 +253,9 @@ static void role_changed(Agent *agent) {
 }
 
 /* The log was ordered to begin behind a fetched tree, and the core does not know yet: what it would order
- * now follows the old log. And who has lost what he promised neither votes nor counts nor leads. */
+ * now follows the old log. */
 static bool core_is_held(const Agent *agent) {
-        return agent->snapshots.fetch.base_seq != 0 || agent->damaged;
+        return agent->snapshots.fetch.base_seq != 0;
 }
 
 static void update_core(Agent *agent) {

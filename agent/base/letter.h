@@ -37,8 +37,13 @@ typedef struct RaftMessage {
         uint64_t hint_term;
         uint64_t
                 since; /* APPEND, APPEND_REPLY: the `since` of the follower in the leader's Conf, repeated */
+        uint64_t life; /* answers to appends and beats: start number of the sender's process; APPEND, BEAT:
+                          that of the process which `heal` and `damaged` are meant for */
+        uint64_t heal; /* APPEND, BEAT to a damaged voter: whole again when this index is committed there */
         bool refused;  /* replies: no */
         bool force;    /* (PRE)VOTE: campaign by transfer: overrides stickiness to a live leader */
+        bool damaged;  /* answers to appends and beats: the sender may have lost what it promised; APPEND,
+                          BEAT: the receiver has lost what it acknowledged, and does not know */
         uint32_t n_entries;
         Entry **entries; /* APPEND */
 } RaftMessage;
@@ -54,6 +59,7 @@ typedef enum LetterKind {
         LETTER_PROMOTE = 8,   /* leader to observer: make your tree a base, you are to vote */
         LETTER_PROMOTED = 9,  /* observer to leader: done, my log begins behind this index */
         LETTER_FETCH = 11,  /* leader to voter: your log ends before mine begins, fetch a snapshot from me */
+        LETTER_HEAL = 15,   /* leader to a damaged observer */
         LETTER_STATUS = 10, /* a host tells the leader its applied index, about once a second */
         LETTER_REPORT = 12, /* a voter to all: my tree's digest as of a check entry */
         LETTER_KEEPALIVE_ACK = 13, /* the leader's: by a beat sent after it came, a majority followed */
@@ -120,7 +126,15 @@ typedef struct LetterPromote {
 typedef struct LetterStatus {
         uint64_t applied;
         uint64_t durable; /* checkpointed tree */
+        bool damaged;     /* its log is: what it promised may be lost */
 } LetterStatus;
+
+/* To an observer that is damaged: what it promised is over when its tree holds this entry. */
+typedef struct LetterHeal {
+        uint64_t term;
+        uint64_t index;
+        uint64_t start; /* the process that said it was damaged */
+} LetterHeal;
 
 typedef struct Letter {
         LetterKind kind;
@@ -134,5 +148,6 @@ typedef struct Letter {
                 LetterReport report;
                 LetterPromote promote; /* PROMOTE, PROMOTED, FETCH */
                 LetterStatus status;
+                LetterHeal heal;
         };
 } Letter;

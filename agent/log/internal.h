@@ -38,7 +38,7 @@ struct Order {
         uint64_t seq;
 
         /* BATCH; what is written is set back, so that an order can be spread over segments */
-        bool hard_state;
+        bool hard_state, healed;
         uint64_t term, vote; /* BASE too */
         uint64_t truncate_from;
         uint64_t commit;

@@ -281,7 +281,8 @@ static int begin(Log *log, Recovery *recovery, const uint8_t nonce[static 16]) {
         if (r < 0)
                 return r;
         LogState state = log->shape.state;
-        state.start++;
+        /* After rot the newest number may be one that was lost: go on far above it. */
+        state.start = recovery->rotten ? ((state.start >> 32) + 1) << 32 : state.start + 1;
         memcpy(state.start_nonce, nonce, sizeof(state.start_nonce));
         r = writer_begin(log, replace ? last : last + 1, &state);
         if (r == 0 && recovery->rotten)
@@ -424,6 +425,7 @@ int log_submit(Log *log, const LogBatch *batch) {
         if (!order)
                 return -ENOMEM;
         order->hard_state = batch->hard_state;
+        order->healed = batch->healed;
         order->term = batch->term;
         order->vote = batch->vote;
         order->truncate_from = batch->truncate_from;

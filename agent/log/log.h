@@ -86,6 +86,7 @@ typedef struct LogBatch {
                           */
         size_t n_entries;
         bool hard_state;
+        bool healed; /* damage is over: in one record with term and vote */
         uint64_t term, vote;
         uint64_t
                 commit; /* as known now; stored in the batch's header, capped by what is durable before it */

@@ -32,7 +32,7 @@ typedef enum RecordType {
         RECORD_HARD = 4,     /* term; payload: u64 vote */
         RECORD_BASE = 5,     /* index, term; payload: u64 kept | u64 term | u64 vote | u64 index | Conf */
         RECORD_TREE = 6,     /* payload: the file's name */
-        RECORD_DAMAGE = 7,   /* payload: u64 0 or 1 */
+        RECORD_DAMAGE = 7,   /* payload: u64 0 or 1 | u64 term | u64 vote */
         RECORD_TRUNCATE = 8, /* index: the first that goes, term: of the one before; u64 index | Conf */
         RECORD_CLEAN = 9,    /* the last record of a clean stop */
 } RecordType;

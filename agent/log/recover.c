@@ -200,6 +200,8 @@ static void salvage_record(Walk *walk, const Record *record) {
 
         if (record->type == RECORD_HARD && record->payload.size == 8)
                 salvage_hard(state, record->term, bytes_get_u64(from));
+        if (record->type == RECORD_DAMAGE && record->payload.size == DAMAGE_BYTES)
+                salvage_hard(state, bytes_get_u64(from + 8), bytes_get_u64(from + 16));
         if (record->type == RECORD_BASE && record->payload.size >= 32)
                 salvage_hard(state, bytes_get_u64(from + 8), bytes_get_u64(from + 16));
         if (record->type == RECORD_TREE && record->payload.size < LOG_TREE_NAME_BYTES) {

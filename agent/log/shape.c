@@ -255,9 +255,11 @@ static int apply_small(Shape *shape, const Record *record) {
                 memcpy(state->tree_name, record->payload.data, record->payload.size);
                 return 0;
         case RECORD_DAMAGE:
-                if (record->payload.size != 8)
+                if (record->payload.size != DAMAGE_BYTES)
                         return SHAPE_CONTRADICTS;
                 state->damaged = bytes_get_u64(record->payload.data) != 0;
+                state->term = bytes_get_u64(record->payload.data + 8);
+                state->vote = bytes_get_u64(record->payload.data + 16);
                 return 0;
         case RECORD_CLEAN:
                 return 0;

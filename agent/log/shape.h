@@ -64,6 +64,7 @@ const Mark *shape_find(const Shape *shape, uint64_t index); /* NULL: not there *
 
 /* Payloads, in the layout of RecordType's comments. */
 #define BASE_BYTES_MAX     (32 + CONF_BYTES_MAX)
+#define DAMAGE_BYTES       24
 #define TRUNCATE_BYTES_MAX (8 + CONF_BYTES_MAX)
 size_t base_write(uint8_t to[static BASE_BYTES_MAX], bool kept, uint64_t hard_term, uint64_t hard_vote,
                   uint64_t conf_index, const Conf *conf);

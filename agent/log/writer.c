@@ -140,7 +140,22 @@ static int put(Log *log, const Record *record) {
         return put_applied(log, at);
 }
 
+static int put_damage(Log *log, bool damaged, uint64_t term, uint64_t vote) {
+        uint8_t payload[DAMAGE_BYTES];
+        bytes_put_u64(payload, damaged);
+        bytes_put_u64(payload + 8, term);
+        bytes_put_u64(payload + 16, vote);
+        return put(log, &(Record){.type = RECORD_DAMAGE, .payload = BYTES(payload, sizeof(payload))});
+}
+
+/* The end of damage is one record with the vote: without it, what was forgotten could be promised again. */
 static int put_hard_state(Log *log, Order *order) {
+        if (order->healed) {
+                int r = put_damage(log, false, order->term, order->vote);
+                if (r == 0)
+                        order->hard_state = false;
+                return r;
+        }
         uint8_t vote[8];
         bytes_put_u64(vote, order->vote);
         int r = put(log, &(Record){.type = RECORD_HARD, .term = order->term, .payload = BYTES(vote, 8)});
@@ -237,11 +252,9 @@ static int put_order(Log *log, Order *order) {
                                         .type = RECORD_TREE,
                                         .payload = BYTES(order->tree_name, strlen(order->tree_name)),
                                 });
-        case ORDER_DAMAGE: {
-                uint8_t damaged[8];
-                bytes_put_u64(damaged, order->damaged);
-                return put(log, &(Record){.type = RECORD_DAMAGE, .payload = BYTES(damaged, 8)});
-        }
+        case ORDER_DAMAGE:
+                return put_damage(log, order->damaged, log->writer.tip.state.term,
+                                  log->writer.tip.state.vote);
         }
         assert(false);
         return -EINVAL;

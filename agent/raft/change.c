@@ -43,6 +43,16 @@ static bool is_same_set(const Conf *conf, const uint64_t *voters, size_t n) {
         return true;
 }
 
+/* A set that waits for the damaged among it could neither go on nor back. */
+static bool majority_counts(const Raft *raft, const uint64_t *voters, size_t n) {
+        size_t count = 0;
+        for (size_t i = 0; i < n; i++) {
+                const Peer *peer = peer_find(raft, voters[i]);
+                count += !peer || peer_counts(peer);
+        }
+        return count > n / 2;
+}
+
 int raft_change(Raft *raft, const uint64_t *voters, size_t n, uint64_t now_usec) {
         raft->now = MAX(raft->now, now_usec);
         leader_time(raft);
@@ -57,6 +67,9 @@ int raft_change(Raft *raft, const uint64_t *voters, size_t n, uint64_t now_usec)
                 return RAFT_BUSY;
         if (is_same_set(now, voters, n))
                 return RAFT_INVALID;
+
+        if (!majority_counts(raft, voters, n))
+                return RAFT_BUSY;
 
         Conf joint = {.n_voters = (uint32_t)n, .n_old = now->n_voters};
         for (uint32_t i = 0; i < now->n_voters; i++)

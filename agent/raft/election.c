@@ -96,6 +96,12 @@ void election_precampaign(Raft *raft) {
         assert(raft->role == RAFT_FOLLOWER || raft->role == RAFT_PRECANDIDATE ||
                raft->role == RAFT_CANDIDATE);
 
+        if (raft->damaged) {
+                raft->leader = 0;
+                raft->heard = false;
+                election_draw(raft);
+                return;
+        }
         if (raft->term >= TERM_MAX || store_is_stuck(raft)) {
                 election_draw(raft);
                 return;
@@ -113,6 +119,7 @@ void election_precampaign(Raft *raft) {
 }
 
 void election_campaign(Raft *raft, bool force) {
+        assert(!raft->damaged);
         if (raft->term >= TERM_MAX) {
                 election_draw(raft);
                 return;
@@ -157,6 +164,15 @@ static int refuse(Raft *raft, const RaftMessage *m, RaftMessageType type) {
 int election_receive_prevote(Raft *raft, const RaftMessage *m) {
         if (raft->role == RAFT_LEADER)
                 leader_meet_stranger(raft, m);
+        if (raft->damaged) { /* no word on the candidate; but who counts may know why */
+                if (raft->term == 0)
+                        return RAFT_IGNORED;
+                message_send(raft, (RaftMessage){.type = RAFT_PREVOTE_REPLY,
+                                                 .to = m->from,
+                                                 .refused = true,
+                                                 .damaged = true});
+                return 0;
+        }
         /* A refusal carries our term, so that a candidate that lags behind catches up (R14). Granting
          * promises nothing, stores nothing, and does not put off our own timeout (R15). */
         if (m->term <= raft->term || is_sticky(raft, m->from) || !is_up_to_date(raft, m)) {
@@ -171,6 +187,8 @@ int election_receive_prevote(Raft *raft, const RaftMessage *m) {
 /* Asked by need of the candidate, not by our own view of who votes: a host that is about to become a voter,
  * and does not know it yet, may be needed (R32). */
 int election_receive_vote(Raft *raft, const RaftMessage *m) {
+        if (raft->damaged)
+                return RAFT_IGNORED;
         if (m->term < raft->term)
                 return refuse(raft, m, RAFT_VOTE_REPLY);
         if (m->term > raft->term) {
@@ -202,6 +220,8 @@ int election_receive_vote(Raft *raft, const RaftMessage *m) {
 
 int election_receive_reply(Raft *raft, const RaftMessage *m) {
         bool pre = m->type == RAFT_PREVOTE_REPLY;
+        if (m->damaged && raft->role != RAFT_LEADER)
+                sick_note(raft, m->from);
         if (m->refused && m->term > raft->term) {
                 if (!conf_is_voter(raft_conf(raft), m->from))
                         return RAFT_IGNORED;
@@ -229,7 +249,7 @@ int election_receive_reply(Raft *raft, const RaftMessage *m) {
 int election_receive_timeout_now(Raft *raft, const RaftMessage *m) {
         if (m->term != raft->term || m->from != raft->leader || raft->role != RAFT_FOLLOWER)
                 return RAFT_IGNORED;
-        if (!conf_is_voter(raft_conf(raft), raft->options.id) || store_is_stuck(raft))
+        if (!conf_is_voter(raft_conf(raft), raft->options.id) || raft->damaged || store_is_stuck(raft))
                 return RAFT_IGNORED;
         SIM_SEEN("raft: told to campaign at once");
         election_campaign(raft, true);
@@ -243,7 +263,8 @@ static Peer *best_heir(const Raft *raft) {
         Peer *best = NULL;
         for (size_t i = 0; i < raft->n_peers; i++) {
                 Peer *peer = raft->peers + i;
-                if (!conf_is_voter(raft_conf(raft), peer->id) || peer->leaving_usec != 0)
+                if (!conf_is_voter(raft_conf(raft), peer->id) || peer->leaving_usec != 0 ||
+                    !peer_counts(peer))
                         continue;
                 if (raft->now - peer->contact_usec > raft->options.election_usec)
                         continue;
@@ -260,7 +281,7 @@ int raft_transfer(Raft *raft, uint64_t target, uint64_t now_usec) {
                 return RAFT_NOT_LEADER;
 
         Peer *peer = target == 0 ? best_heir(raft) : peer_find(raft, target);
-        if (!peer || !conf_is_voter(raft_conf(raft), peer->id))
+        if (!peer || !conf_is_voter(raft_conf(raft), peer->id) || !peer_counts(peer))
                 return RAFT_INVALID;
         if (raft->transfer != 0)
                 return raft->transfer == peer->id ? 0 : RAFT_BUSY;
@@ -286,7 +307,7 @@ void transfer_continue(Raft *raft) {
         if (raft->transfer == 0 || raft->transfer_sent)
                 return;
         Peer *peer = peer_find(raft, raft->transfer);
-        if (!peer || peer->leaving_usec != 0) {
+        if (!peer || peer->leaving_usec != 0 || !peer_counts(peer)) {
                 raft->transfer = 0;
                 return;
         }

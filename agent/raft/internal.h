@@ -8,6 +8,7 @@
  *      replication.c   appends, beats, commit, on both sides
  *      read.c          ReadIndex
  *      change.c        joint consensus
+ *      damage.c        voters that may have lost what they promised
  *      update.c        the drain
  *      raft.c          life, events, time, status
  *
@@ -79,6 +80,11 @@ typedef struct Peer {
         Entry **loaded; /* from load_from's answer, until sent */
         size_t n_loaded;
         uint64_t loaded_from;
+        uint64_t life;          /* of the newest answer; older ones are of an earlier process */
+        bool damaged;           /* it says so itself: counts for nothing */
+        bool lost;              /* its log is shorter than what it acknowledged, and it does not know */
+        uint64_t heal;          /* DAMAGED: appended after it said so */
+        uint64_t match_beat;    /* the newest beat when match rose */
         uint64_t leaving_usec;  /* not a voter (any more): told the end until then; 0: stays */
         uint64_t leaving_index; /* a stranger: its log has to be ours up to here */
 } Peer;
@@ -149,6 +155,15 @@ struct Raft {
         bool hard_dirty;
         Ack ack;
 
+        /* damage.c */
+        bool damaged;
+        bool lost;                       /* the leader told us */
+        uint64_t heal;                   /* what the leader of this term told; 0: nothing yet */
+        uint64_t heal_seq;               /* the batch that says "healed"; 0: none */
+        uint64_t sick[2 * LIMIT_VOTERS]; /* voters that refused because they are damaged, since a leader was
+                                            known */
+        size_t n_sick;
+
         /* Leader */
         uint64_t term_start; /* index of the no-op */
         size_t uncommitted_bytes;
@@ -189,7 +204,7 @@ struct Raft {
         struct {
                 RaftRole role;
                 uint64_t term, leader, conf_index;
-                bool conf_committed;
+                bool conf_committed, damaged, lost, halted;
         } seen; /* as of the last update */
 };
 
@@ -251,11 +266,13 @@ bool peer_acknowledged(Peer *peer, uint64_t match, uint64_t base_index, uint64_t
 void peer_refused(Peer *peer, const LogView *log, const RaftMessage *m);
 void peer_answered_beat(Peer *peer, const RaftMessage *m, uint64_t now, uint64_t heartbeat_usec);
 void peer_forget_loaded(Peer *peer);
+void peer_damaged(Raft *raft, Peer *peer);
 void peers_sync(Raft *raft);
 void peers_clear(Raft *raft);
 
 /* replication.c */
 void become_leader(Raft *raft);
+void leader_append_noop(Raft *raft);
 int leader_append(Raft *raft, Entry *entry);
 void leader_commit(Raft *raft);
 void leader_time(Raft *raft);
@@ -274,6 +291,18 @@ bool reads_are_unsent(const Raft *raft);
 void reads_sent(Raft *raft, uint64_t beat);
 void reads_confirm(Raft *raft);
 void reads_lose(Raft *raft);
+
+/* damage.c */
+static inline bool peer_counts(const Peer *peer) {
+        return !peer->damaged && !peer->lost;
+}
+bool leader_hears_life(Raft *raft, Peer *peer, const RaftMessage *m);
+void leader_notices_loss(Raft *raft, Peer *peer, const RaftMessage *m);
+void leader_tells_damage(const Peer *peer, RaftMessage *m);
+void follower_hears_damage(Raft *raft, const RaftMessage *m);
+bool damage_is_over(const Raft *raft);
+void sick_note(Raft *raft, uint64_t id);
+bool damage_halts(const Raft *raft);
 
 /* change.c */
 void change_continue(Raft *raft);

@@ -20,7 +20,8 @@ static bool entry_is_sane(const Entry *entry, uint64_t index, uint64_t min_term,
 }
 
 static bool append_is_sane(const RaftMessage *m) {
-        if (!position_is_sane(m->log_index, m->log_term, m->term) || m->commit > INDEX_MAX)
+        if (!position_is_sane(m->log_index, m->log_term, m->term) || m->commit > INDEX_MAX ||
+            m->heal > INDEX_MAX)
                 return false;
         if (m->n_entries > LIMIT_APPEND_ENTRIES || (m->n_entries > 0 && !m->entries))
                 return false;
@@ -36,7 +37,7 @@ static bool append_is_sane(const RaftMessage *m) {
 
 static bool reply_is_sane(const RaftMessage *m) {
         return m->log_index <= INDEX_MAX && m->match <= INDEX_MAX && m->hint_index <= INDEX_MAX &&
-               m->hint_term <= m->term;
+               m->hint_term <= m->term && m->heal == 0;
 }
 
 bool message_is_sane(const Raft *raft, const RaftMessage *m) {
@@ -55,7 +56,7 @@ bool message_is_sane(const Raft *raft, const RaftMessage *m) {
         case RAFT_APPEND:
                 return append_is_sane(m);
         case RAFT_BEAT:
-                return m->commit <= INDEX_MAX;
+                return m->commit <= INDEX_MAX && m->heal <= INDEX_MAX;
         case RAFT_APPEND_REPLY:
         case RAFT_BEAT_REPLY:
                 return reply_is_sane(m);
@@ -75,6 +76,10 @@ void message_send(Raft *raft, RaftMessage message) {
         raft->queue = queue;
 
         message.from = raft->options.id;
+        if (message.type == RAFT_APPEND_REPLY || message.type == RAFT_BEAT_REPLY) {
+                message.life = raft->options.life;
+                message.damaged = raft->damaged && !raft->lost;
+        }
         if (message.term == 0)
                 message.term = raft->term;
         queue[raft->n_queue++] = message;

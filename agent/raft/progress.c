@@ -38,6 +38,17 @@ static void peer_begin(Raft *raft, Peer *peer, uint64_t id, uint64_t since) {
         };
 }
 
+/* What it acknowledged may be gone: its progress begins at nothing, as that of a new voter. */
+void peer_damaged(Raft *raft, Peer *peer) {
+        Peer before = *peer;
+        peer_forget_loaded(peer);
+        peer_begin(raft, peer, before.id, before.since);
+        peer->life = before.life;
+        peer->damaged = true;
+        peer->leaving_usec = before.leaving_usec;
+        peer->leaving_index = before.leaving_index;
+}
+
 Peer *peer_add(Raft *raft, uint64_t id, uint64_t since) {
         if (!raft->peers)
                 raft->peers = calloc(PEERS_MAX, sizeof(Peer));

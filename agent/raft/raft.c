@@ -29,6 +29,7 @@ static void check(const Raft *raft) {
         assert((raft->role == RAFT_LEADER) == (raft->leader == raft->options.id));
         assert(raft->role != RAFT_LEADER || (raft->vote == raft->options.id && raft->commit <= log->last));
         assert(raft->role == RAFT_CANDIDATE || !raft->requests_held);
+        assert(!raft->damaged || raft->role == RAFT_FOLLOWER || raft->role == RAFT_PASSIVE);
         assert((raft->role == RAFT_PASSIVE) == !raft_is_eligible(raft));
         assert(raft->role == RAFT_LEADER || raft->n_peers == 0);
         assert(raft->role == RAFT_LEADER || raft->n_reads == 0);
@@ -51,6 +52,7 @@ int raft_new(Raft **ret, const RaftOptions *options) {
                 return -ENOMEM;
         raft->options = *options;
         raft->random.state = options->seed;
+        raft->damaged = options->damaged;
         raft->loads = calloc(PEERS_MAX, sizeof(RaftLoad));
         raft->snapshots = calloc(PEERS_MAX, sizeof(uint64_t));
         raft->progress = calloc(2 * LIMIT_VOTERS, sizeof(RaftProgress));
@@ -136,7 +138,7 @@ int raft_start(Raft *raft, uint64_t commit, uint64_t now_usec) {
 
         /* Nobody to wait for: a host that is alone elects itself at once. */
         const Conf *conf = raft_conf(raft);
-        if (raft->role == RAFT_FOLLOWER && conf->n_voters == 1 && !conf_is_joint(conf) &&
+        if (raft->role == RAFT_FOLLOWER && !raft->damaged && conf->n_voters == 1 && !conf_is_joint(conf) &&
             conf_is_voter(conf, raft->options.id))
                 election_campaign(raft, false);
         return raft_done(raft, 0);
@@ -175,6 +177,7 @@ void become_follower(Raft *raft, uint64_t term, uint64_t leader) {
                 raft->transfer = 0;
         }
         set_term(raft, term);
+        raft->n_sick = leader != 0 ? 0 : raft->n_sick;
         raft->leader = leader;
         raft->heard = false;
         raft->requests_held = false;
@@ -364,6 +367,8 @@ static size_t progress_fill(const Raft *raft) {
                         .next = peer->next,
                         .active = raft->now - peer->contact_usec <= raft->options.election_usec,
                         .in_snapshot = peer->state == PEER_SNAPSHOT,
+                        .damaged = peer->damaged,
+                        .lost = peer->lost,
                 };
         }
         return n;
@@ -384,6 +389,10 @@ void raft_status(const Raft *raft, RaftStatus *ret) {
                 .commit = raft->commit,
                 .ready = raft_is_ready(raft),
                 .transferring = raft->transfer != 0,
+                .damaged = raft->damaged,
+                .lost = raft->lost,
+                .halted = damage_halts(raft),
+                .heal = raft->damaged ? raft->heal : 0,
                 .keeps_log = raft->keeps_log,
                 .quorum_contact_usec = leader_quorum_contact(raft),
                 .conf = raft_conf(raft),

@@ -19,6 +19,10 @@
  * the hall tells by raft_observe(). It answers vote requests of members whose configuration names it (else
  * the first growth could hang for ever) and becomes a voter by raft_base() and the appends that follow.
  *
+ * A host that may have lost what it promised (rot) is *damaged*: options.damaged. It takes appends and keeps
+ * nobody waiting, but it neither votes nor campaigns nor counts, until it is whole again (damage.c tells
+ * when); then a batch with `healed` says so.
+ *
  * Sources: Raft (Ongaro and Ousterhout, 2014) and Ongaro's thesis, by section at the branches that implement
  * them. */
 #pragma once
@@ -52,6 +56,8 @@ typedef struct RaftOptions {
         uint64_t election_usec; /* timeouts are drawn from [election, 2 * election) */
         size_t cache_bytes;     /* LIMIT_CACHE_BYTES; smaller in tests */
         size_t uncommitted_bytes;
+        uint64_t life; /* rises with each start of this host: its answers say which life they are of */
+        bool damaged;  /* the log says that what it promised may be lost */
 } RaftOptions;
 
 typedef struct RaftStore {
@@ -60,6 +66,7 @@ typedef struct RaftStore {
         Entry **entries;        /* borrowed: valid until the next event; the log takes its own references */
         size_t n_entries;
         bool hard_state; /* term and vote below are new */
+        bool healed;     /* the damage is over: in one record with term and vote (hard_state is set, too) */
         uint64_t term;
         uint64_t vote;
 } RaftStore;
@@ -99,6 +106,8 @@ typedef struct RaftProgress {
         uint64_t next;
         bool active; /* answered within the last election timeout */
         bool in_snapshot;
+        bool damaged; /* says so itself; does not count */
+        bool lost;    /* its log ends before what it had acknowledged, and it does not know: neither */
 } RaftProgress;
 
 typedef struct RaftStatus {
@@ -110,6 +119,11 @@ typedef struct RaftStatus {
         uint64_t commit;
         bool ready; /* leader whose no-op is committed */
         bool transferring;
+        bool damaged;  /* neither votes nor counts */
+        bool lost;     /* the leader says that this log lost what it had acknowledged: store "damaged", start
+                          anew */
+        bool halted;   /* so many voters are damaged, as far as is known here, that nobody can be elected */
+        uint64_t heal; /* damaged: whole again when this is committed and on disk; 0: no leader said yet */
         bool keeps_log;               /* voter, or on its way to be one; else the log is the tree */
         uint64_t quorum_contact_usec; /* leader: a majority is known to have followed at this time (the
                                          sending of the beat it answered); else: leader last heard, 0: never
@@ -153,6 +167,10 @@ int raft_loaded(Raft *raft, uint64_t peer, Entry **entries, size_t n_entries,
 int raft_snapshot_done(Raft *raft, uint64_t peer, uint64_t index, bool ok, uint64_t now_usec);
 /* Passive host: the tree is at (index, term) with this newest committed configuration. */
 void raft_observe(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint64_t conf_index);
+/* Leader: appends an empty entry, now. For an observer that is damaged: whole again when its tree has it. */
+int raft_mark(Raft *raft, uint64_t *ret_index, uint64_t now_usec);
+/* Passive host, damaged: its tree holds, synced, what the leader of `term` had marked at `index` for it. */
+int raft_heal(Raft *raft, uint64_t index, uint64_t term, uint64_t now_usec);
 /* A base record is durable: the log is empty behind (index, term); the term is at least `term`, its vote
  * spent. Used at promotion and after installing a snapshot. Keeps the tail if the log has that (index,
  * term). */

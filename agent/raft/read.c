@@ -9,7 +9,7 @@ static uint64_t value_beat(const Raft *raft, uint64_t id) {
         if (id == raft->options.id)
                 return UINT64_MAX;
         const Peer *peer = peer_find(raft, id);
-        return peer ? peer->beat_acked : 0;
+        return peer && peer_counts(peer) ? peer->beat_acked : 0;
 }
 
 int raft_read(Raft *raft, uint64_t id, uint64_t now_usec) {

@@ -105,6 +105,7 @@ int follower_receive_append(Raft *raft, const RaftMessage *m) {
         case WORD_TAKEN:
                 break;
         }
+        follower_hears_damage(raft, m);
 
         const LogView *log = &raft->log;
         if (m->log_index > log->last)
@@ -135,6 +136,8 @@ int follower_receive_beat(Raft *raft, const RaftMessage *m) {
         Word word = hear_leader(raft, m);
         if (word == WORD_STRANGE)
                 return RAFT_IGNORED;
+        if (word == WORD_TAKEN)
+                follower_hears_damage(raft, m);
         /* The leader names no more than we acknowledged to it (R26), so it is in our log and equal. */
         if (word == WORD_TAKEN && raft->keeps_log && m->commit > raft->commit && m->commit <= raft->log.last)
                 raft_advance_commit(raft, m->commit);
@@ -156,17 +159,17 @@ static uint64_t value_match(const Raft *raft, uint64_t id) {
         if (id == raft->options.id)
                 return raft->durable; /* our own disk is a follower like any other (R24) */
         const Peer *peer = peer_find(raft, id);
-        return peer ? peer->match : 0;
+        return peer && peer_counts(peer) ? peer->match : 0;
 }
 
 static uint64_t value_contact(const Raft *raft, uint64_t id) {
         const Peer *peer = peer_find(raft, id);
-        return id == raft->options.id ? raft->now : peer ? peer->contact_usec : 0;
+        return id == raft->options.id ? raft->now : peer && peer_counts(peer) ? peer->contact_usec : 0;
 }
 
 static uint64_t value_follow(const Raft *raft, uint64_t id) {
         const Peer *peer = peer_find(raft, id);
-        return id == raft->options.id ? raft->now : peer ? peer->follow_usec : 0;
+        return id == raft->options.id ? raft->now : peer && peer_counts(peer) ? peer->follow_usec : 0;
 }
 
 uint64_t leader_quorum_contact(const Raft *raft) {
@@ -192,7 +195,7 @@ int leader_append(Raft *raft, Entry *entry) {
         return 0;
 }
 
-static void append_noop(Raft *raft) {
+void leader_append_noop(Raft *raft) {
         _cleanup_(entry_unrefp) Entry *entry = entry_new(ENTRY_NOOP, 0, 0, NULL, 0);
         if (!entry)
                 raft->failed = true;
@@ -211,6 +214,7 @@ void become_leader(Raft *raft) {
         raft->quick = 0;
         raft->transfer = 0;
         raft->ack = (Ack){};
+        raft->n_sick = 0;
         peers_clear(raft);
         peers_sync(raft);
         raft->beat_due_usec = raft->now;
@@ -224,7 +228,7 @@ void become_leader(Raft *raft) {
         raft->term_start = raft->log.last + 1;
         if (raft->log.last > raft->commit)
                 SIM_SEEN("raft: a new leader holds uncommitted entries");
-        append_noop(raft);
+        leader_append_noop(raft);
 }
 
 int raft_propose(Raft *raft, Entry *entry, uint64_t now_usec) {
@@ -314,13 +318,19 @@ int leader_receive_append_reply(Raft *raft, const RaftMessage *m) {
                 SIM_SEEN("raft: an acknowledgement that counts no more");
                 return RAFT_IGNORED;
         }
+        bool counted = peer_counts(peer);
+        if (!leader_hears_life(raft, peer, m))
+                return 0;
         peer->contact_usec = raft->now;
+        bool rose = false;
         if (m->refused) {
                 SIM_SEEN("raft: an append was refused");
                 peer_refused(peer, &raft->log, m);
-                return 0;
-        }
-        if (peer_acknowledged(peer, m->match, raft->log.base_index, raft->now))
+        } else
+                rose = peer_acknowledged(peer, m->match, raft->log.base_index, raft->now);
+        if (rose)
+                peer->match_beat = raft->beat;
+        if (rose || !counted)
                 leader_commit(raft);
         if (raft->role == RAFT_LEADER)
                 transfer_continue(raft);
@@ -331,6 +341,10 @@ int leader_receive_beat_reply(Raft *raft, const RaftMessage *m) {
         Peer *peer = answering_peer(raft, m);
         if (!peer || m->refused || m->beat == 0 || m->beat > raft->beat)
                 return RAFT_IGNORED;
+        bool counted = peer_counts(peer);
+        if (!leader_hears_life(raft, peer, m))
+                return 0;
+        leader_notices_loss(raft, peer, m);
         peer->contact_usec = raft->now;
         if (m->beat > peer->beat_acked) {
                 peer->beat_acked = m->beat;
@@ -339,12 +353,16 @@ int leader_receive_beat_reply(Raft *raft, const RaftMessage *m) {
         }
         peer_answered_beat(peer, m, raft->now, raft->options.heartbeat_usec);
         reads_confirm(raft);
+        if (!counted)
+                leader_commit(raft);
         return 0;
 }
 
 static void send_beat(Raft *raft, Peer *peer, uint64_t beat) {
         uint64_t commit = MIN(raft->commit, peer->match); /* R26 */
-        message_send(raft, (RaftMessage){.type = RAFT_BEAT, .to = peer->id, .commit = commit, .beat = beat});
+        RaftMessage message = {.type = RAFT_BEAT, .to = peer->id, .commit = commit, .beat = beat};
+        leader_tells_damage(peer, &message);
+        message_send(raft, message);
         peer->told = MAX(peer->told, commit);
 }
 
@@ -375,16 +393,16 @@ static void send_append(Raft *raft, Peer *peer, Entry **entries, size_t n) {
         size_t bytes = 0;
         for (size_t i = 0; i < n; i++)
                 bytes += entries[i]->size;
-        append_build(raft,
-                     (RaftMessage){
-                             .type = RAFT_APPEND,
-                             .to = peer->id,
-                             .log_index = peer->next - 1,
-                             .log_term = logview_term(&raft->log, peer->next - 1),
-                             .commit = raft->commit,
-                             .since = peer->since,
-                     },
-                     entries, n);
+        RaftMessage message = {
+                .type = RAFT_APPEND,
+                .to = peer->id,
+                .log_index = peer->next - 1,
+                .log_term = logview_term(&raft->log, peer->next - 1),
+                .commit = raft->commit,
+                .since = peer->since,
+        };
+        leader_tells_damage(peer, &message);
+        append_build(raft, message, entries, n);
         if (peer->state == PEER_PROBE) {
                 peer->paused = true;
                 peer->empty_probe = false;

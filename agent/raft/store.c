@@ -16,6 +16,7 @@ void set_term(Raft *raft, uint64_t term) {
         raft->owe_vote = false;
         raft->requests_held = false;
         raft->ack = (Ack){};
+        raft->heal = 0; /* told by the leader of the term that is over */
 }
 
 void set_vote(Raft *raft, uint64_t vote) {
@@ -72,6 +73,11 @@ void store_complete(Raft *raft, uint64_t seq) {
         for (size_t i = 0; n > 0 && i < raft->n_batches; i++)
                 raft->batches[i] = raft->batches[i + n];
         raft->stored_seq = MAX(raft->stored_seq, seq);
+        if (raft->heal_seq != 0 && raft->heal_seq <= raft->stored_seq) {
+                raft->damaged = false;
+                raft->heal = raft->heal_seq = 0;
+                election_draw(raft);
+        }
 }
 
 /* Follower: say how far the log is equal *and* on disk; what is not yet on disk stays owed. */
@@ -123,6 +129,12 @@ static size_t entries_collect(Raft *raft) {
 
 void store_build(Raft *raft, RaftStore *ret) {
         *ret = (RaftStore){};
+        bool healed = damage_is_over(raft);
+        if (healed) {
+                if (raft->vote == 0) /* perhaps it was given, and forgotten */
+                        set_vote(raft, raft->options.id);
+                raft->hard_dirty = true;
+        }
         if (!raft->hard_dirty && raft->truncate_from == 0 && raft->next_store > raft->log.last)
                 return;
 
@@ -136,9 +148,12 @@ void store_build(Raft *raft, RaftStore *ret) {
                 .entries = raft->store_entries,
                 .n_entries = n,
                 .hard_state = raft->hard_dirty,
+                .healed = healed,
                 .term = raft->term,
                 .vote = raft->vote,
         };
+        if (healed)
+                raft->heal_seq = raft->store_seq;
         if (raft->hard_dirty)
                 raft->hard_seq = raft->store_seq;
         raft->hard_dirty = false;

@@ -79,14 +79,19 @@ static void wants_hand_out(Raft *raft, RaftUpdate *ret) {
 
 static bool role_changed(Raft *raft) {
         bool committed = raft_conf_index(raft) <= raft->commit;
+        bool halted = damage_halts(raft);
         bool same = raft->seen.role == raft->role && raft->seen.term == raft->term &&
                     raft->seen.leader == raft->leader && raft->seen.conf_index == raft_conf_index(raft) &&
-                    raft->seen.conf_committed == committed;
+                    raft->seen.conf_committed == committed && raft->seen.damaged == raft->damaged &&
+                    raft->seen.lost == raft->lost && raft->seen.halted == halted;
         raft->seen.role = raft->role;
         raft->seen.term = raft->term;
         raft->seen.leader = raft->leader;
         raft->seen.conf_index = raft_conf_index(raft);
         raft->seen.conf_committed = committed;
+        raft->seen.damaged = raft->damaged;
+        raft->seen.lost = raft->lost;
+        raft->seen.halted = halted;
         return !same;
 }
 

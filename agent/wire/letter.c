@@ -27,6 +27,9 @@ static void raft_message_init(Treaty__V1__Raft *to, const RaftMessage *raft) {
         PB_SET(to, since, raft->since);
         PB_SET(to, refused, raft->refused);
         PB_SET(to, force, raft->force);
+        PB_SET(to, life, raft->life);
+        PB_SET(to, heal, raft->heal);
+        PB_SET(to, damaged, raft->damaged);
 }
 
 static void hello_message_init(Treaty__V1__Hello *to, const LetterHello *hello) {
@@ -99,6 +102,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 Treaty__V1__Promote promote;
                 Treaty__V1__Status status;
                 Treaty__V1__Report report;
+                Treaty__V1__Heal heal;
         } body;
 
         message.body_case = (Treaty__V1__Letter__BodyCase)letter->kind;
@@ -142,6 +146,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 treaty__v1__status__init(&body.status);
                 PB_SET(&body.status, applied, letter->status.applied);
                 PB_SET(&body.status, durable, letter->status.durable);
+                PB_SET(&body.status, damaged, letter->status.damaged);
                 message.status = &body.status;
                 break;
         case LETTER_REPORT:
@@ -149,6 +154,13 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 PB_SET(&body.report, index, letter->report.index);
                 PB_SET_BYTES(&body.report, digest, letter->report.digest, sizeof(letter->report.digest));
                 message.report = &body.report;
+                break;
+        case LETTER_HEAL:
+                treaty__v1__heal__init(&body.heal);
+                PB_SET(&body.heal, term, letter->heal.term);
+                PB_SET(&body.heal, index, letter->heal.index);
+                PB_SET(&body.heal, start, letter->heal.start);
+                message.heal = &body.heal;
                 break;
         }
         assert(message.hello);
@@ -184,6 +196,9 @@ static int raft_message_read(const Treaty__V1__Raft *message, LetterMemory *memo
                 .since = message->since,
                 .refused = message->refused,
                 .force = message->force,
+                .life = message->life,
+                .heal = message->heal,
+                .damaged = message->damaged,
                 .n_entries = memory->n_entries,
                 .entries = memory->entries,
         };
@@ -285,6 +300,14 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
                 ret->status = (LetterStatus){
                         .applied = message->status->applied,
                         .durable = message->status->durable,
+                        .damaged = message->status->damaged,
+                };
+                return 0;
+        case TREATY__V1__LETTER__BODY_HEAL:
+                ret->heal = (LetterHeal){
+                        .term = message->heal->term,
+                        .index = message->heal->index,
+                        .start = message->heal->start,
                 };
                 return 0;
         case TREATY__V1__LETTER__BODY_REPORT:

@@ -22,6 +22,7 @@
  *      rot H                               of a host that is down: bytes in the middle of its log flip
  *      rot-tree H | lose-tree H            of a host that is down: its tree file's head flips, is gone
  *      diverge H PATH                      its tree goes back to what PATH held before, and nothing shows
+ *      accept H                            starts it, and its log is taken as it is, damaged or not
  *      cut H | cut A -> B | heal           the network
  *      pause H TIME | stall-disk H TIME    nothing of it moves; its log does not
  *      full H | room H                     no space left for its log, space again
@@ -862,7 +863,11 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 restore(host);
         else if (strcmp(verb, "wipe") == 0 && !up)
                 wipe(host);
-        else if (strcmp(verb, "rot") == 0 && !up)
+        else if (strcmp(verb, "accept") == 0 && !up) {
+                host->accept_damage = true;
+                host_start(host);
+                host->accept_damage = false;
+        } else if (strcmp(verb, "rot") == 0 && !up)
                 rot(host);
         else if (strcmp(verb, "rot-tree") == 0 && !up)
                 rot_tree(host, false);
@@ -957,7 +962,7 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 static bool run(char *line) {
         static const char *const to_each[] = {
                 "show", "start", "stop",     "kill",      "powercut", "image", "restore", "wipe",
-                "rot",  "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
+                "rot",  "accept", "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;

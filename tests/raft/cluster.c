@@ -59,6 +59,10 @@ static void disk_write(Disk *disk, Pending *pending) {
                 disk->term = pending->term;
                 disk->vote = pending->vote;
         }
+        if (pending->healed) {
+                assert(disk->damaged && pending->hard_state && pending->vote != 0);
+                disk->damaged = false;
+        }
         if (pending->truncate_from != 0)
                 disk_cut(disk, pending->truncate_from);
         for (size_t i = 0; i < pending->n_entries; i++)
@@ -86,6 +90,7 @@ void table_deinit(Table *table) {
                 disk_cut(&node->disk, node->disk.base_index + 1);
                 free(node->disk.entries);
                 free(node->pending);
+                free(node->lost);
         }
         while (table->n_letters > 0)
                 letter_drop(table, 0);
@@ -162,6 +167,11 @@ void node_show(const Node *node, FILE *to) {
         }
         fputs(s.conf_committed ? "" : " uncommitted", to);
         fputs(s.transferring ? " transferring" : "", to);
+        fputs(s.damaged ? " damaged" : "", to);
+        if (s.heal != 0)
+                fprintf(to, " whole at %" PRIu64, s.heal);
+        fputs(s.lost ? " lost" : "", to);
+        fputs(s.halted ? " halted" : "", to);
         fputc('\n', to);
 }
 
@@ -177,7 +187,9 @@ void node_start(Table *table, Node *node) {
         Disk *disk = &node->disk;
         RaftOptions options = {
                 .id = node->id,
-                .seed = table->seed * 1000003 + node->id * 1009 + node->lives++,
+                .seed = table->seed * 1000003 + node->id * 1009 + node->lives,
+                .life = ++node->lives,
+                .damaged = disk->damaged,
                 .heartbeat_usec = table->heartbeat_usec,
                 .election_usec = table->election_usec,
                 .cache_bytes = table->cache_bytes,
@@ -227,6 +239,7 @@ static void node_note_store(Table *table, Node *node, const RaftStore *store) {
                 .seq = store->seq,
                 .truncate_from = store->truncate_from,
                 .hard_state = store->hard_state,
+                .healed = store->healed,
                 .term = store->term,
                 .vote = store->vote,
                 .usec = table->now,
@@ -276,6 +289,8 @@ static void check_promise(Table *table, const Node *node, const RaftMessage *m) 
                 assert(*vote == 0 || *vote == m->to); /* over restarts too (R2) */
                 *vote = m->to;
         }
+        if (m->type == RAFT_VOTE || (m->type == RAFT_VOTE_REPLY && !m->refused))
+                assert(!disk->damaged);
         if (m->type == RAFT_VOTE)
                 assert(disk->term == m->term && disk->vote == node->id && disk_last(disk) >= m->log_index);
         if (m->type == RAFT_APPEND_REPLY && !m->refused)
@@ -287,11 +302,18 @@ static void check_promise(Table *table, const Node *node, const RaftMessage *m) 
         }
 }
 
+static uint64_t lost_term(const Node *node, uint64_t index) {
+        return node->lost ? node->lost[index] : 0;
+}
+
 static size_t count_durable(Table *table, const ConfVoter *voters, uint32_t n, uint64_t index) {
         size_t count = 0;
         for (uint32_t i = 0; i < n; i++) {
                 const Disk *disk = &table_node(table, voters[i].id)->disk;
-                if (disk->base_index >= index || disk_term(disk, index) == true_term(table, index))
+                /* A voter that lost something counted as long as it had it. */
+                if (disk->base_index >= index ||
+                    lost_term(table_node(table, voters[i].id), index) == true_term(table, index) ||
+                    disk_term(disk, index) == true_term(table, index))
                         count++;
         }
         return count;
@@ -406,6 +428,26 @@ static void node_note_wants(Node *node, const RaftUpdate *update) {
                 node->snapshots[k] = update->snapshots[i];
                 node->n_snapshots = MAX(node->n_snapshots, k + 1);
         }
+}
+
+/* What was promised in terms that are forgotten was promised by nobody: the rules have to bear it. */
+void node_damage(Table *table, Node *node, uint64_t index, uint64_t term, bool known) {
+        Disk *disk = &node->disk;
+        assert(!node->raft && index >= disk->base_index);
+
+        if (!node->lost)
+                node->lost = calloc(INDEX_END, sizeof(uint64_t));
+        for (uint64_t i = index + 1; i <= disk_last(disk); i++)
+                node->lost[i] = disk_term(disk, i);
+        disk_cut(disk, index + 1);
+        if (disk->term > term) {
+                for (uint64_t t = term + 1; t <= disk->term; t++)
+                        table->vote_of[node->id][t] = 0;
+                disk->term = term;
+                disk->vote = 0;
+        }
+        disk->damaged = known;
+        table->n_damages++;
 }
 
 void node_turn(Table *table, Node *node) {

@@ -19,11 +19,12 @@ typedef struct Disk {
         Entry **entries;
         size_t n_entries;
         uint64_t tree; /* synced applied index */
+        bool damaged;
 } Disk;
 
 typedef struct Pending {
         uint64_t seq, truncate_from, term, vote, usec;
-        bool hard_state;
+        bool hard_state, healed;
         Entry **entries;
         size_t n_entries;
 } Pending;
@@ -47,6 +48,7 @@ typedef struct Node {
         size_t n_snapshots;
         uint64_t stalled_until; /* disk */
         uint64_t lives;
+        uint64_t *lost; /* terms of entries that its disk once held and lost, by index; NULL: none */
 } Node;
 
 typedef struct ReadGhost {
@@ -69,7 +71,7 @@ typedef struct Table {
         uint64_t vote_of[NODES_MAX + 1][TERMS_MAX];
         ReadGhost *reads;
         size_t n_reads;
-        uint64_t n_reads_done, n_reads_lost, n_elections;
+        uint64_t n_reads_done, n_reads_lost, n_elections, n_damages;
         bool bundles; /* a delivery is not a turn: the turn comes when the owner of the table says so */
         uint64_t (*delay)(struct Table *table, const RaftMessage *message); /* NULL: by hand */
         void (*sent)(struct Table *table, Node *node, const RaftMessage *message);
@@ -85,6 +87,9 @@ const Conf *table_conf_at(Table *table, uint64_t index, uint64_t *ret_index);
 void node_start(Table *table, Node *node);
 /* `keep` of the batches in flight reached the disk. */
 void node_crash(Table *table, Node *node, size_t keep);
+/* A host that is down: its disk gives back nothing behind `index`, nor votes of terms above `term`. It
+ * notices when `known`. */
+void node_damage(Table *table, Node *node, uint64_t index, uint64_t term, bool known);
 void node_turn(Table *table, Node *node);
 void node_store(Table *table, Node *node, size_t n); /* the oldest n batches */
 void node_base(Table *table, Node *node, uint64_t index);

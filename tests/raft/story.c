@@ -20,6 +20,7 @@
  *      read ID | change ID VOTER… | transfer ID TARGET | silent ID PEER
  *      promote ID [TREE] | demote ID | observe ID INDEX | trim ID INDEX | load ID | snapshot ID
  *      crash ID [KEPT-BATCHES] | start ID
+ *      rot ID INDEX | forget ID INDEX  of a host that is down: its log ends there; it knows, or does not
  *      forge TYPE FROM TO KEY=N…   a letter that nobody wrote
  *      cut A-B… | cut A>B… | heal  links that lose what is sent while time runs; one way with >
  *      run MS                      time runs for all, letters and disks take a millisecond;
@@ -74,6 +75,8 @@ static void on_sent(Table *table, Node *node, const RaftMessage *m) {
         if (m->refused && m->type == RAFT_APPEND_REPLY)
                 fprintf(story.out, " hint %" PRIu64 "/%" PRIu64, m->hint_index, m->hint_term);
         say_nonzero("since", m->since);
+        say_nonzero("whole at", m->heal);
+        fputs(m->damaged ? " damaged" : "", story.out);
         fprintf(story.out, "%s\n", m->force ? " force" : "");
 }
 
@@ -81,6 +84,7 @@ static void say_store(const Node *node, const RaftStore *store) {
         fprintf(story.out, "  %" PRIu64 " stores #%" PRIu64, node->id, store->seq);
         if (store->hard_state)
                 fprintf(story.out, " term %" PRIu64 " vote %" PRIu64, store->term, store->vote);
+        fputs(store->healed ? " whole again" : "", story.out);
         say_nonzero("cut from", store->truncate_from);
         if (store->n_entries > 0)
                 fprintf(story.out, " entries %" PRIu64 "..%" PRIu64, store->entries[0]->index,
@@ -426,6 +430,10 @@ static bool run_on_host(const char *verb, Node *node, char *rest, uint64_t numbe
                 node_crash(table, node, has_number ? number : 0);
         else if (strcmp(verb, "start") == 0)
                 node_start(table, node);
+        else if (strcmp(verb, "rot") == 0)
+                node_damage(table, node, number, node->disk.term, true);
+        else if (strcmp(verb, "forget") == 0)
+                node_damage(table, node, number, node->disk.term, false);
         else if (strcmp(verb, "disk") == 0)
                 disk_forge(node, rest);
         else if (strcmp(verb, "log") == 0)
@@ -483,7 +491,8 @@ static bool run(char *command) {
                 while (*end == ' ')
                         end++;
                 bool up = node &&
-                          (node->raft || strcmp(command, "start") == 0 || strcmp(command, "disk") == 0);
+                          (node->raft || strcmp(command, "start") == 0 || strcmp(command, "disk") == 0 ||
+                           strcmp(command, "rot") == 0 || strcmp(command, "forget") == 0);
                 return up && run_on_host(command, node, end, strtoull(end, NULL, 10), *end != 0);
         }
         return true;

@@ -21,8 +21,9 @@
 #define LIMIT_HEALING  4
 
 typedef struct Weather {
-        unsigned loss, doubles, crash, cut, flap, stall, change, transfer, silent, trim,
-                reorder; /* per 10,000 */
+        unsigned loss, doubles, crash, cut, flap, stall, change, transfer, silent, trim, reorder,
+                damage; /* per 10,000 */
+        unsigned down;  /* about so many looks at a host that is down */
 } Weather;
 
 /* Shapes of what hosts can hear of each other, on a circle of all hosts turned by chance. */
@@ -44,7 +45,7 @@ static const char *const shape_names[SHAPE_END] = {"whole", "one way", "deaf",  
                                                    "sides", "bridge",  "chain", "ring", "star"};
 
 typedef struct Counts {
-        uint64_t committed, elections, reads, lost;
+        uint64_t committed, elections, reads, lost, damages;
         uint64_t most_after_healing, most_in_shape[SHAPE_END], n_in_shape[SHAPE_END];
 } Counts;
 
@@ -82,8 +83,9 @@ static void weather_draw(Run *run) {
         unsigned *kinds[] = {&run->weather.loss,     &run->weather.doubles, &run->weather.crash,
                              &run->weather.cut,      &run->weather.stall,   &run->weather.change,
                              &run->weather.transfer, &run->weather.silent,  &run->weather.trim,
-                             &run->weather.reorder,  &run->weather.flap};
-        static const unsigned most[] = {3000, 3000, 100, 150, 60, 150, 100, 100, 200, 3000, 300};
+                             &run->weather.reorder,  &run->weather.flap,    &run->weather.damage};
+        run->weather.down = 100;
+        static const unsigned most[] = {3000, 3000, 100, 150, 60, 150, 100, 100, 200, 3000, 300, 150};
         for (size_t i = 0; i < ELEMENTSOF(kinds); i++)
                 *kinds[i] = below(run, 3) == 0 ? 0 : (unsigned)below(run, most[i]);
         if (below(run, 8) == 0)
@@ -186,6 +188,8 @@ static void change_voters(Run *run, Node *leader) {
                 return;
         for (size_t i = 0; i < n; i++) {
                 Node *node = table_node(table, voters[i]);
+                if (node->disk.damaged)
+                        return;
                 if (conf_is_voter(status.conf, node->id))
                         continue;
                 /* One that does not know yet that it left would take its promotion for its old seat, and
@@ -236,12 +240,74 @@ static void shape_put(Run *run, Shape shape) {
                                 i != k && !shape_hears(shape, n, middle, (i + turn) % n, (k + turn) % n);
 }
 
+static bool list_survives(Run *run, const ConfVoter *voters, uint32_t n, uint64_t also) {
+        uint32_t whole = 0;
+        for (uint32_t i = 0; i < n; i++) {
+                const Node *node = table_node(&run->table, voters[i].id);
+                whole += !node->disk.damaged && node->id != also;
+        }
+        return n == 0 || whole > n / 2;
+}
+
+static bool conf_survives(Run *run, const Conf *conf, uint64_t also) {
+        return list_survives(run, conf->voters, conf->n_voters, also) &&
+               list_survives(run, conf->old, conf->n_old, also);
+}
+
+static bool entries_survive(Run *run, Entry **entries, size_t n, uint64_t from, uint64_t also) {
+        for (size_t i = 0; i < n; i++) {
+                Conf conf;
+                if (entries[i]->type != ENTRY_CONF || entries[i]->index < from)
+                        continue;
+                int r = conf_decode(BYTES(entries[i]->data, entries[i]->size), &conf);
+                assert(r == 0);
+                if (!conf_survives(run, &conf, also))
+                        return false;
+        }
+        return true;
+}
+
+/* Whatever configuration is in force or on its way, a majority is left that lost nothing. */
+static bool all_survive(Run *run, uint64_t also) {
+        Table *table = &run->table;
+        uint64_t index;
+        Conf conf = *table_conf_at(table, table->max_commit, &index);
+        bool survive = conf_survives(run, &conf, also);
+        for (size_t i = 0; i < table->n_nodes && survive; i++) {
+                const Node *node = table->nodes + i;
+                survive = entries_survive(run, node->disk.entries, node->disk.n_entries, index, also);
+                for (size_t k = 0; k < node->n_pending && survive; k++)
+                        survive = entries_survive(run, node->pending[k].entries, node->pending[k].n_entries,
+                                                  index, also);
+        }
+        for (size_t i = 0; i < table->n_letters && survive; i++) {
+                const RaftMessage *m = &table->letters[i].message;
+                survive = entries_survive(run, m->entries, m->n_entries, index, also);
+        }
+        return survive;
+}
+
+/* A host crashes and comes back without the end of its log, and knows it. */
+static void damage(Run *run, Node *node) {
+        Disk *disk = &node->disk;
+        if (!disk->has_log || disk->damaged || !all_survive(run, node->id))
+                return;
+        node_crash(&run->table, node, below(run, node->n_pending + 1));
+        uint64_t keep = disk->n_entries - below(run, MIN(disk->n_entries, (size_t)5) + 1);
+        uint64_t term = disk->term - below(run, MIN(disk->term, (uint64_t)3) + 1);
+        node_damage(&run->table, node, disk->base_index + keep, term, true);
+        if (below(run, 2))
+                node_start(&run->table, node);
+}
+
 static void trouble(Run *run) {
         Table *table = &run->table;
         Node *node = table->nodes + below(run, table->n_nodes);
-        if (chance(run, run->weather.crash) && node->raft)
+        if (chance(run, run->weather.damage) && node->raft)
+                damage(run, node);
+        else if (chance(run, run->weather.crash) && node->raft)
                 node_crash(table, node, below(run, node->n_pending + 1));
-        else if (!node->raft && below(run, 100) == 0)
+        else if (!node->raft && below(run, run->weather.down) == 0)
                 node_start(table, node);
         if (chance(run, run->weather.stall))
                 node->stalled_until = table->now + below(run, 4 * USEC_PER_SEC);
@@ -289,7 +355,7 @@ static bool converged(Run *run) {
         for (uint32_t i = 0; i < status.conf->n_voters; i++) {
                 RaftStatus other;
                 raft_status(table_node(table, status.conf->voters[i].id)->raft, &other);
-                if (other.leader != leader->id || other.commit + 50 < status.commit)
+                if (other.leader != leader->id || other.commit + 50 < status.commit || other.damaged)
                         return false;
         }
         return true;
@@ -341,8 +407,16 @@ static void run_seed(uint64_t seed, size_t steps, Counts *counts) {
         run->table.delay = draw_delay;
         run->table.bundles = seed % 4 == 0; /* all letters of a step in one turn, as hosts have it */
         weather_draw(run);
-        uint64_t n_nodes = 1 + below(run, 7);
-        table_init(&run->table, n_nodes, 1 + below(run, MIN(n_nodes, (uint64_t)5)));
+        uint64_t n_nodes = 1 + below(run, 7), n_voters = 1 + below(run, MIN(n_nodes, (uint64_t)5));
+        if (seed % 4 == 0) {
+                /* Logs that break all the time, where each voter is needed. */
+                n_nodes = n_voters = 3;
+                run->weather.damage = 300;
+                run->weather.crash = 200;
+                run->weather.cut = 300;
+                run->weather.down = 5;
+        }
+        table_init(&run->table, n_nodes, n_voters);
 
         for (size_t i = 0; i < steps; i++) {
                 step(run, false);
@@ -367,6 +441,7 @@ static void run_seed(uint64_t seed, size_t steps, Counts *counts) {
         counts->committed += run->table.max_commit;
         counts->reads += run->table.n_reads_done;
         counts->lost += run->table.n_reads_lost;
+        counts->damages += run->table.n_damages;
         table_deinit(&run->table);
         free(run);
 }
@@ -382,8 +457,10 @@ int main(int argc, char **argv) {
                 run_seed(seed, 5000, &counts);
         }
         printf("\n%" PRIu64 " runs: %" PRIu64 " entries committed, %" PRIu64 " elections, %" PRIu64
-               " reads answered, %" PRIu64 " lost\nmost elections after healing: %" PRIu64 "\n",
-               n, counts.committed, counts.elections, counts.reads, counts.lost, counts.most_after_healing);
+               " reads answered, %" PRIu64 " lost, %" PRIu64
+               " logs damaged\nmost elections after healing: %" PRIu64 "\n",
+               n, counts.committed, counts.elections, counts.reads, counts.lost, counts.damages,
+               counts.most_after_healing);
         for (size_t i = SHAPE_ONE_WAY; i < SHAPE_END; i++)
                 printf("in 30 s of %s: %" PRIu64 " at most (%" PRIu64 " runs)\n", shape_names[i],
                        counts.most_in_shape[i], counts.n_in_shape[i]);

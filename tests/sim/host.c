@@ -195,6 +195,7 @@ void host_start(SimHost *host) {
                 .report = {.say = say, .userdata = host},
                 .threads = false,
                 .n_addresses = 1,
+                .accept_damage = host->accept_damage,
                 .join = host->automatic && world.token[0] ? world.token : NULL,
                 .heartbeat_usec = world.heartbeat_usec,
                 .election_usec = world.election_usec,

@@ -120,7 +120,7 @@ struct SimHost {
         uint8_t key[KEY_HASH_BYTES], machine[16];
         SimDisk *disk;
         Agent *agent; /* NULL: the process does not run */
-        bool powered, listening, dying, joining, automatic;
+        bool powered, listening, dying, joining, automatic, accept_damage;
         unsigned life;
         Random random;
         uint64_t booted_usec, boot_offset_usec;

@@ -126,6 +126,9 @@ static void letters_make(Samples *samples) {
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTE, .promote = {.term = 1}});
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTED, .promote = {.term = 1, .index = UINT64_MAX}});
         add_letter(samples, &(Letter){.kind = LETTER_FETCH, .promote = {.term = 1, .index = 12}});
+        add_letter(samples,
+                   &(Letter){.kind = LETTER_HEAL, .heal = {.term = 1, .index = 12, .start = 1ull << 32}});
+        add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .damaged = true}});
         add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .durable = 1}});
         for (int type = RAFT_PREVOTE; type <= RAFT_TIMEOUT_NOW; type++)
                 add_letter(samples, &(Letter){.kind = LETTER_RAFT,
