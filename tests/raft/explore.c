@@ -11,9 +11,9 @@
  *    become the same. With --once a letter is taken at most once, which reaches deeper.
  *
  * Choices: take a letter, store the oldest batch, crash with any part of the batches on disk and start
- * again, silence (a follower's timeout; a leader that hears nobody), propose, change the voters, hand over,
- * read, beat. Clocks are the hosts' own and unrelated. Beats that ask for an answer are lost unless --beats
- * allows some, or --reads needs them.
+ * again, rot (a crash, and the end of the log on disk is gone, the vote too), silence (a follower's timeout;
+ * a leader that hears nobody), propose, change the voters, hand over, read, beat. Clocks are the hosts' own
+ * and unrelated. Beats that ask for an answer are lost unless --beats allows some, or --reads needs them.
  *
  * What keeps the world small, each only by leaving out what promises nothing or by losing letters:
  *  - pre-votes are granted out of the air (safety must not rest on them) unless --prevote;
@@ -52,11 +52,12 @@ typedef enum Choice {
         CHOICE_TRANSFER,
         CHOICE_READ,
         CHOICE_CRASH,                            /* + batches that reached the disk */
-        CHOICE_TAKE = CHOICE_CRASH + PENDING + 1 /* + letter */
+        CHOICE_ROT = CHOICE_CRASH + PENDING + 1, /* + entries that are gone */
+        CHOICE_TAKE = CHOICE_ROT + INDEXES + 1   /* + letter */
 } Choice;
 
 typedef struct Bounds {
-        uint64_t voters, terms, entries, proposals, crashes, beats, transfers, reads, depth, states;
+        uint64_t voters, terms, entries, proposals, crashes, rots, beats, transfers, reads, depth, states;
         uint64_t change[LIMIT_VOTERS];
         size_t n_change;
         bool once, loud, prevote, stale;
@@ -65,6 +66,9 @@ typedef struct Bounds {
 typedef struct Image {
         uint8_t term, vote, n_entries;
         uint8_t entries[INDEXES]; /* numbers of entries */
+        uint8_t life;             /* rises with rot: other starts need not be told apart */
+        bool damaged;
+        uint8_t had[INDEXES]; /* what rot took away */
 } Image;
 
 /* A state of one host, as far as the world must know it. Two hosts count as one state when their cores will
@@ -85,8 +89,10 @@ typedef struct Image {
  *      Read: id                              there is one
  *      Raft: queue n_queue messages n_messages pool n_pool store_entries done_out loads snapshots progress
  *                                            empty between turns, or written before they are read
- *      Raft: seen                            tells what changed, steers nothing
+ *      Raft: seen sick n_sick                tell, steer nothing
+ *      Raft: lost                            only who does not know that it lost something is told
  *      Peer: inflight_first inflight_bytes   where the ring begins; never near the limit
+ *      Peer: lost match_beat                 set by answers to beats from hosts that do not know
  *      Peer: follow_usec                     read by status only
  *      Peer: snapshot_wanted loaded loaded_from
  *                                            the log begins at 1 and is in memory: nothing is loaded or sent
@@ -119,7 +125,7 @@ typedef struct World {
         uint8_t committed[INDEXES];
         uint8_t committed_in[INDEXES]; /* term */
         uint8_t leader_of[TERMS];
-        uint8_t crashes, proposals, changes, beats, transfers;
+        uint8_t crashes, rots, proposals, changes, beats, transfers;
         uint8_t reads, read_floor; /* what was committed anywhere when it was asked */
         uint32_t n_letters;
         uint16_t letters[LETTERS]; /* rising */
@@ -127,7 +133,7 @@ typedef struct World {
 
 typedef struct Pending {
         uint64_t seq, truncate_from, term, vote;
-        bool hard_state;
+        bool hard_state, healed;
         uint8_t entries[INDEXES];
         size_t n_entries;
 } Pending;
@@ -256,13 +262,18 @@ static void put_image(Canon *canon, const Image *image) {
         put(canon, image->n_entries);
         for (size_t i = 0; i < image->n_entries; i++)
                 put(canon, image->entries[i]);
+        put(canon, image->life);
+        put(canon, image->damaged);
+        for (size_t i = 0; i < INDEXES; i++)
+                put(canon, image->had[i]);
 }
 
 static uint16_t letter_number(const RaftMessage *m) {
         Canon canon = {};
         const uint64_t fields[] = {m->type,      m->from,   m->to,      m->term,  m->log_index,
                                    m->log_term,  m->commit, m->beat,    m->match, m->hint_index,
-                                   m->hint_term, m->since,  m->refused, m->force, m->n_entries};
+                                   m->hint_term, m->since,  m->refused, m->force, m->n_entries,
+                                   m->life,      m->heal,   m->damaged};
         for (size_t i = 0; i < ELEMENTSOF(fields); i++)
                 put(&canon, fields[i]);
         for (size_t i = 0; i < m->n_entries; i++)
@@ -299,6 +310,11 @@ static void image_write(Host *host, const Pending *pending) {
                 disk->term = (uint8_t)pending->term;
                 disk->vote = (uint8_t)pending->vote;
         }
+        if (pending->healed) {
+                if (!disk->damaged || pending->vote == 0)
+                        host_bad(host, "whole again without damage, or with a vote left");
+                disk->damaged = false;
+        }
         if (pending->truncate_from != 0 && disk->n_entries >= pending->truncate_from)
                 disk->n_entries = (uint8_t)(pending->truncate_from - 1);
         for (size_t i = 0; i < pending->n_entries; i++) {
@@ -316,6 +332,8 @@ static void check_promise(Host *host, const RaftMessage *m) {
         if (m->type == RAFT_VOTE &&
             (disk->term != m->term || disk->vote != host->id || disk->n_entries < m->log_index))
                 host_bad(host, "a vote is asked for before the own one is on disk");
+        if (disk->damaged && (m->type == RAFT_VOTE || (m->type == RAFT_VOTE_REPLY && !m->refused)))
+                host_bad(host, "a damaged host votes");
         if (m->type == RAFT_APPEND_REPLY && !m->refused) {
                 if (disk->n_entries < m->match || disk->term < m->term)
                         host_bad(host, "entries are acknowledged before they are on disk");
@@ -336,6 +354,7 @@ static void note_store(Host *host, const RaftStore *store) {
                 .term = store->term,
                 .vote = store->vote,
                 .hard_state = store->hard_state,
+                .healed = store->healed,
                 .n_entries = store->n_entries,
         };
         for (size_t i = 0; i < store->n_entries; i++)
@@ -372,6 +391,8 @@ static void host_start(Host *host, bool listen) {
         RaftOptions options = {
                 .id = host->id,
                 .seed = host->id,
+                .life = host->disk.life,
+                .damaged = host->disk.damaged,
                 .heartbeat_usec = 1,
                 .election_usec = 1,
                 .cache_bytes = LIMIT_CACHE_BYTES,
@@ -398,6 +419,19 @@ static void host_crash(Host *host, size_t keep) {
                 image_write(host, host->pending + i);
         host->n_pending = 0;
         host->raft = raft_free(host->raft);
+}
+
+/* The vote is forgotten with the entries, the term is not: it is in each header of the log. */
+static void host_rot(Host *host, size_t lose) {
+        Image *disk = &host->disk;
+        host_crash(host, 0);
+        for (; lose > 0; lose--) {
+                disk->n_entries--;
+                disk->had[disk->n_entries] = disk->entries[disk->n_entries];
+        }
+        disk->vote = 0;
+        disk->damaged = true;
+        disk->life++;
 }
 
 static bool is_dead(const RaftMessage *m, uint64_t term, uint64_t vote) {
@@ -446,7 +480,10 @@ static void host_choose(Host *host, uint32_t choice, bool listen) {
         if (choice >= CHOICE_TAKE)
                 host_take(host, letters + (choice - CHOICE_TAKE));
         else if (choice >= CHOICE_CRASH) {
-                host_crash(host, choice - CHOICE_CRASH);
+                if (choice >= CHOICE_ROT)
+                        host_rot(host, choice - CHOICE_ROT);
+                else
+                        host_crash(host, choice - CHOICE_CRASH);
                 host_start(host, listen);
                 return;
         } else if (choice == CHOICE_SILENCE)
@@ -480,10 +517,11 @@ static void put_left(Canon *canon, uint64_t now, uint64_t due, uint64_t cap) {
 }
 
 static void put_peer(Canon *canon, const Raft *raft, const Peer *peer) {
-        const uint64_t fields[] = {peer->id,       peer->since,        peer->state,       peer->match,
-                                   peer->next,     peer->paused,       peer->empty_probe, peer->verify,
-                                   peer->told,     peer->n_inflight,   peer->load_from,   peer->load_wanted,
-                                   peer->n_loaded, peer->leaving_index};
+        const uint64_t fields[] = {peer->id,       peer->since,         peer->state,       peer->match,
+                                   peer->next,     peer->paused,        peer->empty_probe, peer->verify,
+                                   peer->told,     peer->n_inflight,    peer->load_from,   peer->load_wanted,
+                                   peer->n_loaded, peer->leaving_index, peer->life,        peer->damaged,
+                                   peer->heal};
         for (size_t i = 0; i < ELEMENTSOF(fields); i++)
                 put(canon, fields[i]);
         for (size_t i = 0; i < peer->n_inflight; i++)
@@ -524,11 +562,13 @@ static void put_core(Canon *canon, const Raft *raft) {
                 raft->owe_vote,   raft->keeps_log,     raft->commit,     raft->durable,
                 raft->next_store, raft->truncate_from, raft->hard_dirty, raft->ack.owed,
                 raft->ack.to,     raft->ack.since,     raft->ack.match,  raft->ack.log_index,
-                raft->ack.sent,   raft->n_batches,     raft->log.last};
+                raft->ack.sent,   raft->n_batches,     raft->log.last,   raft->damaged,
+                raft->heal};
         for (size_t i = 0; i < ELEMENTSOF(fields); i++)
                 put(canon, fields[i]);
         put_elapsed(canon, raft->now, raft->heard ? raft->heard_usec : 0);
         put(canon, raft->hard_seq > raft->stored_seq ? raft->hard_seq - raft->stored_seq : 0);
+        put(canon, raft->heal_seq > raft->stored_seq ? raft->heal_seq - raft->stored_seq : 0);
         for (size_t i = 0; i < raft->n_batches; i++) {
                 put(canon, raft->batches[i].seq - raft->stored_seq);
                 put(canon, raft->batches[i].last);
@@ -561,6 +601,7 @@ static uint32_t local_number(const Host *host, uint32_t parent, uint32_t choice)
                 const Pending *pending = host->pending + i;
                 put(&canon, pending->truncate_from);
                 put(&canon, pending->hard_state);
+                put(&canon, pending->healed);
                 put(&canon, pending->term);
                 put(&canon, pending->vote);
                 put(&canon, pending->n_entries);
@@ -646,7 +687,9 @@ static const Transition *transition(uint32_t local, uint32_t choice) {
 
 static bool is_durable(const World *world, uint64_t id, uint64_t index) {
         const Image *disk = &locals[world->locals[id - 1]].disk;
-        return disk->n_entries >= index && disk->entries[index - 1] == world->committed[index - 1];
+        uint8_t committed = world->committed[index - 1];
+        return (disk->n_entries >= index && disk->entries[index - 1] == committed) ||
+               disk->had[index - 1] == committed; /* counted when it had it */
 }
 
 static bool is_quorum_durable(const World *world, const ConfVoter *voters, uint32_t n, uint64_t index) {
@@ -778,6 +821,8 @@ static void show_step(const Step *step) {
         printf("  %u: ", step->host + 1);
         if (step->choice >= CHOICE_TAKE)
                 show_letter(letters + (step->choice - CHOICE_TAKE));
+        else if (step->choice >= CHOICE_ROT)
+                printf("rots, %u entries are gone\n", step->choice - CHOICE_ROT);
         else if (step->choice >= CHOICE_CRASH)
                 printf("crashes, %u batches reached the disk\n", step->choice - CHOICE_CRASH);
         else {
@@ -899,7 +944,8 @@ static bool try(const World *from, uint32_t number, size_t host, uint32_t choice
 
         memcpy(&world, from, world_size(from));
         world.locals[host] = t.local;
-        world.crashes += choice >= CHOICE_CRASH && choice < CHOICE_TAKE;
+        world.crashes += choice >= CHOICE_CRASH && choice < CHOICE_ROT;
+        world.rots += choice >= CHOICE_ROT && choice < CHOICE_TAKE;
         world.proposals += choice == CHOICE_PROPOSE;
         world.changes += choice == CHOICE_CHANGE;
         world.beats += choice == CHOICE_BEAT;
@@ -949,6 +995,8 @@ static bool try_host(const World *world, uint32_t number, size_t host, Layer *ne
                 ok = try(world, number, host, CHOICE_READ, next);
         for (uint32_t keep = 0; ok && world->crashes < bounds.crashes && keep <= local.n_pending; keep++)
                 ok = try(world, number, host, CHOICE_CRASH + keep, next);
+        for (uint32_t lose = 0; ok && world->rots < bounds.rots && lose <= local.disk.n_entries; lose++)
+                ok = try(world, number, host, CHOICE_ROT + lose, next);
         for (size_t i = 0; ok && i < world->n_letters; i++)
                 if (letters[world->letters[i]].to == host + 1)
                         ok = try(world, number, host, CHOICE_TAKE + world->letters[i], next);
@@ -1033,6 +1081,7 @@ static void options_parse(int argc, char **argv) {
                 {"entries", required_argument, NULL, 'e'},
                 {"proposals", required_argument, NULL, 'p'},
                 {"crashes", required_argument, NULL, 'c'},
+                {"rots", required_argument, NULL, 'y'},
                 {"beats", required_argument, NULL, 'b'},
                 {"depth", required_argument, NULL, 'd'},
                 {"states", required_argument, NULL, 's'},
@@ -1051,7 +1100,7 @@ static void options_parse(int argc, char **argv) {
                         ['v'] = &bounds.voters,    ['t'] = &bounds.terms,   ['e'] = &bounds.entries,
                         ['p'] = &bounds.proposals, ['c'] = &bounds.crashes, ['b'] = &bounds.beats,
                         ['d'] = &bounds.depth,     ['s'] = &bounds.states,  ['r'] = &bounds.transfers,
-                        ['x'] = &bounds.reads};
+                        ['x'] = &bounds.reads,     ['y'] = &bounds.rots};
                 if (c == 'n')
                         change_parse(optarg);
                 else if (c == 'o')
