@@ -59,7 +59,7 @@ typedef enum LetterKind {
         LETTER_PROMOTE = 8,   /* leader to observer: make your tree a base, you are to vote */
         LETTER_PROMOTED = 9,  /* observer to leader: done, my log begins behind this index */
         LETTER_FETCH = 11,  /* leader to voter: your log ends before mine begins, fetch a snapshot from me */
-        LETTER_HEAL = 15,   /* leader to a damaged observer */
+        LETTER_HEAL = 14,   /* leader to a damaged observer */
         LETTER_STATUS = 10, /* a host tells the leader its applied index, about once a second */
         LETTER_REPORT = 12, /* a voter to all: my tree's digest as of a check entry */
         LETTER_KEEPALIVE_ACK = 13, /* the leader's: by a beat sent after it came, a majority followed */

@@ -55,7 +55,7 @@ static void hello(uint64_t connection) {
 static void made_up(FuzzReader *in, uint64_t connection) {
         Agent *agent = lone.agent;
         RaftStatus *raft = &agent->raft_status;
-        Letter letter = {.kind = (LetterKind)(2 + fuzz_u8(in) % (LETTER_KEEPALIVE_ACK - 1))};
+        Letter letter = {.kind = (LetterKind)(2 + fuzz_u8(in) % (LETTER_HEAL - 1))};
         uint64_t a = fuzz_near(in, raft->term), b = fuzz_near(in, raft->last_index), c = fuzz_near(in, 1);
         switch (letter.kind) {
         case LETTER_HELLO:
@@ -70,7 +70,10 @@ static void made_up(FuzzReader *in, uint64_t connection) {
                                             .commit = fuzz_near(in, raft->commit),
                                             .match = c,
                                             .since = fuzz_near(in, 0),
-                                            .refused = a & 1};
+                                            .life = fuzz_near(in, 1),
+                                            .heal = fuzz_near(in, 0),
+                                            .refused = a & 1,
+                                            .damaged = b & 1};
                 break;
         case LETTER_OFFER:
                 letter.offer = (LetterOffer){.term = a,
@@ -107,7 +110,10 @@ static void made_up(FuzzReader *in, uint64_t connection) {
                 letter.report = (LetterReport){.index = b, .digest = {(uint8_t)c}};
                 break;
         case LETTER_STATUS:
-                letter.status = (LetterStatus){.applied = b, .durable = c};
+                letter.status = (LetterStatus){.applied = b, .durable = c, .damaged = a & 1};
+                break;
+        case LETTER_HEAL:
+                letter.heal = (LetterHeal){.term = a, .index = b, .start = c};
                 break;
         }
         Buffer bytes = {};

@@ -94,6 +94,9 @@ static void letter(Life *life, uint8_t type) {
                 .hint_index = fuzz_near(&life->in, before.last_index),
                 .hint_term = fuzz_near(&life->in, before.last_term),
                 .since = fuzz_u8(&life->in) & 1 ? fuzz_near(&life->in, before.conf_index) : 0,
+                .life = fuzz_near(&life->in, 1),
+                .heal = fuzz_u8(&life->in) & 1 ? fuzz_near(&life->in, before.last_index) : 0,
+                .damaged = fuzz_u8(&life->in) & 1,
         };
         uint8_t flags = fuzz_u8(&life->in);
         message.refused = flags & 1;
