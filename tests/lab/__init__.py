@@ -8,6 +8,7 @@
 #   host      one systemd host: boots, crashes, pauses
 #   fleet     the hosts of one lab, and the clean-up
 #   cluster   treaty on these hosts: token, join, members
+#   simulation  the whole cluster in one process, seed by seed
 #   clients   what writes and reads on hosts while they suffer
 #   nemesis   what they suffer; rot: one flipped byte
 #   proof     the judge of what clients were told

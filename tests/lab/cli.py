@@ -44,7 +44,7 @@ def parser():
     demo.add_argument("--keep", action="store_true", help="leave the hosts running at the end")
 
     test = verb("test", verb_test, "build and run all tests; the last line reads 'N passed, N failed'")
-    test.add_argument("part", nargs="*", help="only these parts: format, units, bank, hosts (default: all)")
+    test.add_argument("part", nargs="*", help="only these parts: format, units, simulation, bank, hosts (default: all)")
     test.add_argument("-k", metavar="EXPRESSION", dest="only", help="only host tests whose names match, as in pytest")
 
     up = verb("up", verb_up, "boot N fresh hosts and form a cluster; a lab of the same name is removed first")
@@ -89,12 +89,19 @@ def parser():
     soak.add_argument("--kind", action="append", metavar="DEED", help="only this deed; can be given more than once")
     soak.add_argument("--hosts", type=int, default=3, metavar="N", help="so many hosts; from the fourth on some observe")
     soak.add_argument("--only", type=int, metavar="ROUND", help="only one round of an earlier run")
+    soak.add_argument("--minutes", type=float, metavar="N",
+                      help="instead: simulate fresh seeds for so long (docs/SIMULATION.md), without hosts")
+    soak.add_argument("--jobs", type=int, metavar="N", help="with --minutes: so many at a time (default: all cores)")
     soak.add_argument("--bank", action="store_true",
                       help="instead: search every planted bug anew with fresh seeds and print the table")
 
     coverage = verb("coverage", verb_coverage, "tell how much of raft, log and tree the tests run through")
     coverage.add_argument("--seeds", type=int, default=60, metavar="N", help="of the simulation")
     coverage.add_argument("--files", action="store_true", help="each file, too")
+
+    simulate = verb("simulate", verb_simulate, "run the simulation of a whole cluster, as build/tests/sim/simulate")
+    simulate.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER,
+                          help="SEED, --sqlite and the options of that program")
 
     bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
     bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
@@ -109,7 +116,8 @@ def parser():
 def main(argv):
     if argv in ([], ["help"]):
         argv = ["--help"]
-    options = parser().parse_args(argv)
+    # What stands behind 'simulate' is that program's: argparse would claim its options.
+    options = parser().parse_args(argv[:1] if argv[0] == "simulate" and argv[1:] != ["--help"] else argv)
     try:
         if os.geteuid() != 0:
             raise LabError("booting hosts needs root: run it as 'sudo ./lab ...'")
@@ -228,6 +236,9 @@ def verb_test(fleet, options):
 
 def verb_soak(fleet, options):
     from . import soak
+    if options.minutes:
+        from . import simulation
+        return simulation.soak(options.minutes, options.jobs)
     if options.bank:
         from . import suite
         return suite.search_bank()
@@ -237,6 +248,11 @@ def verb_soak(fleet, options):
 def verb_coverage(_, options):
     from . import coverage
     return coverage.coverage(options.seeds, options.files)
+
+
+def verb_simulate(fleet, options):
+    from . import simulation
+    return simulation.simulate(sys.argv[sys.argv.index("simulate") + 1:])
 
 
 def verb_bench(fleet, options):

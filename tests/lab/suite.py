@@ -1,6 +1,7 @@
 # All tests, counted as one: what `./lab test` and CI run.
 #
-# Four parts, cheapest first: the format of the sources, what meson knows (unit tests, stories, simulation, doors), the
+# Five parts, cheapest first: the format of the sources, what meson knows (unit tests, stories, doors), the checked-in seeds
+# of the simulation, the
 # bug bank (each planted bug is found again), the hosts (booted once, pytest over them). Each part streams its own progress; the sums are taken from the machine-readable
 # reports, never from what scrolled by. A part that cannot even start counts as one failure, so that it cannot be lost.
 import json
@@ -12,11 +13,11 @@ import sys
 import time
 import xml.etree.ElementTree
 
-from . import build, packages
+from . import build, packages, simulation
 from .fleet import Fleet
 from .tools import LabError, run, say
 
-PARTS = ("format", "units", "bank", "hosts")
+PARTS = ("format", "units", "simulation", "bank", "hosts")
 UNIT_SECONDS = 14 * 60
 HOST_SECONDS = 15 * 60
 BANK_SECONDS = 10 * 60  # compiling it the first time included
@@ -41,7 +42,7 @@ def test(fleet, parts, only):
         say(f"---- {part}")
         part_began = time.monotonic()
         try:
-            p, f = {"format": formatted, "units": units, "bank": bank, "hosts": lambda: hosts(fleet, only)}[part]()
+            p, f = {"format": formatted, "units": units, "simulation": simulation.tests, "bank": bank, "hosts": lambda: hosts(fleet, only)}[part]()
         except LabError as e:
             say(e)
             p, f = 0, [part]

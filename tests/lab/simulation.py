@@ -1,0 +1,105 @@
+# The simulation (docs/SIMULATION.md) from the lab's door: one seed, the checked-in seeds of every test run, and the soak
+# over fresh ones for as long as somebody has patience.
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+
+from . import build
+from .tools import LabError, run, say
+
+ASAN = f"{build.CHECKOUT}/build-asan"
+SEEDS = f"{build.CHECKOUT}/tests/sim/seeds"
+TICKS = 10000
+
+# What every test run simulates: program, its seeds, whether each rare place has to be reached.
+RUNS = (("fast", build.BUILD, "simulate", "fast.txt", True),
+        ("sqlite", build.BUILD, "simulate-sqlite", "sqlite.txt", False),
+        ("asan", ASAN, "simulate", "asan.txt", False))
+RUN_SECONDS = 15 * 60
+SQLITE_SHARE = 0.1  # of a soak's time: the real files below the tree
+
+
+def program(directory, name):
+    return f"{directory}/tests/sim/{name}"
+
+
+def build_asan():
+    if not os.path.exists(f"{ASAN}/build.ninja"):
+        say("setting up build-asan/")
+        run("meson", "setup", ASAN, build.CHECKOUT, "-Db_sanitize=address,undefined", "-Db_lundef=false", timeout=300)
+    say("building build-asan/")
+    run("ninja", "-C", ASAN, "tests/sim/simulate", timeout=900)
+
+
+def simulate(arguments):
+    """`./lab simulate …`: builds what is needed, then is that program."""
+    build.build()
+    name = "simulate-sqlite" if "--sqlite" in arguments else "simulate"
+    os.execv(program(build.BUILD, name), [name] + [a for a in arguments if a != "--sqlite"])
+
+
+def tests():
+    """The checked-in seeds. Passed: every seed that held; failed: the names of runs that did not."""
+    build_asan()
+    passed, failed = 0, []
+    for name, directory, what, seeds, require in RUNS:
+        say(f"simulating {seeds}")
+        done, text = told([program(directory, what), "-q", "--jobs", str(os.cpu_count()), "--ticks", str(TICKS),
+                           "--list", f"{SEEDS}/{seeds}"] + (["--require-seen"] if require else []), RUN_SECONDS)
+        sums = re.search(r"^(\d+) seeds, (\d+) failed", text, re.M)
+        if sums:
+            passed += int(sums[1]) - int(sums[2])
+        if done != 0 or not sums:
+            failed.append(f"simulation {name} ({done})")
+    return passed, failed
+
+
+def told(argv, timeout):
+    """Runs it with its output shown and kept; an interrupt is its own to handle: it tells its sums, then ends."""
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
+    lines, until = [], time.monotonic() + timeout
+    pass_on = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    try:
+        while True:
+            try:
+                for line in process.stdout:
+                    print(line, end="", file=sys.stderr, flush=True)
+                    lines.append(line)
+                    if time.monotonic() > until:
+                        process.terminate()
+                return process.wait(), "".join(lines)
+            except KeyboardInterrupt:
+                continue
+    finally:
+        signal.signal(signal.SIGTERM, pass_on)
+        if process.poll() is None:
+            process.kill()
+
+
+def soak(minutes, jobs):
+    """Fresh seeds on all cores, mostly without SQLite."""
+    build.build()
+    jobs = jobs or os.cpu_count()
+    first = random.SystemRandom().randrange(1 << 48)
+    failures = f"{build.BUILD}/simulation-failures.txt"
+    if os.path.exists(failures):
+        os.unlink(failures)
+    sums, worst = {}, 0
+    for what, share in (("simulate", 1 - SQLITE_SHARE), ("simulate-sqlite", SQLITE_SHARE)):
+        say(f"{what}: {minutes * share:.1f} minutes, {jobs} at a time, seeds from {first} on")
+        done, text = told([program(build.BUILD, what), "--ticks", str(TICKS), "--jobs", str(jobs), "--first", str(first),
+                           "--minutes", f"{minutes * share:.3f}", "--failures", failures], minutes * 60 + 900)
+        worst = worst or done
+        for line in re.findall(r"^ *\d+ s: (.*)", text, re.M)[-1:]:
+            for number, word in re.findall(r"(\d+) ([a-z]+)", re.sub(r"\(.*?\)", "", line)):
+                sums[word] = sums.get(word, 0) + int(number)
+        if "interrupted" in text:
+            break
+    print("in all: " + ", ".join(f"{n} {word}" for word, n in sums.items()))
+    if os.path.exists(failures):
+        print(f"what failed, and the commands that do it again: {failures}")
+    return 1 if worst else 0
