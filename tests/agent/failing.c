@@ -129,6 +129,23 @@ OURS int open64(const char *path, int flags, ...) {
         return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
 }
 
+OURS int openat64(int fd, const char *path, int flags, ...) {
+        mode_t mode = 0;
+        if (flags & O_CREAT) {
+                va_list ap;
+                va_start(ap, flags);
+                mode = va_arg(ap, mode_t);
+                va_end(ap);
+        }
+        if (fails_file("openat", flags & O_CREAT))
+                return -1;
+        return (int)syscall(SYS_openat, fd, path, flags, mode);
+}
+
+OURS int renameat(int from_fd, const char *from, int to_fd, const char *to) {
+        return fails_file("renameat", true) ? -1 : (int)syscall(SYS_renameat, from_fd, from, to_fd, to);
+}
+
 OURS ssize_t pread64(int fd, void *data, size_t size, off64_t offset) {
         return fails_file("pread", false) ? -1 : syscall(SYS_pread64, fd, data, size, offset);
 }

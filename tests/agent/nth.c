@@ -274,13 +274,23 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
         return remove(path);
 }
 
-static void prepare(void) {
+/* File calls fail below the real disk; else the log lies in memory, and can lose its power. */
+static void prepare(FailKind kind) {
         run.lone = (Lone){.now = USEC_PER_SEC, .disk = simdisk_new(1), .random.state = 7};
-        run.disk = failing_disk_new(simdisk_disk(run.lone.disk));
         snprintf(run.lone.directory, sizeof(run.lone.directory), "%s/treaty-nth.XXXXXX",
                  access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
         if (!mkdtemp(run.lone.directory))
                 wrong("no directory");
+        if (kind != FAIL_FILE)
+                run.disk = failing_disk_new(simdisk_disk(run.lone.disk));
+        else if (disk_open_directory(&run.disk, run.lone.directory) < 0)
+                wrong("no disk");
+}
+
+static void put_away(FailKind kind) {
+        nftw(run.lone.directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+        run.disk = kind == FAIL_FILE ? disk_free(run.disk) : failing_disk_free(run.disk);
+        simdisk_free(run.lone.disk);
 }
 
 static void one(FailKind kind, uint64_t n) {
@@ -294,7 +304,7 @@ static void one(FailKind kind, uint64_t n) {
                 wrong("ended (%s) and said nothing", strerror(-r));
         if (r >= 0)
                 check_told();
-        bool cut = n % 3 == 1;
+        bool cut = n % 3 == 1 && kind != FAIL_FILE;
         if (run.lone.agent)
                 end(r >= 0 && n % 3 == 2);
         if (cut)
@@ -303,8 +313,6 @@ static void one(FailKind kind, uint64_t n) {
         end(true);
         check_start("after a clean stop");
         end(true);
-        failing_disk_free(run.disk);
-        simdisk_free(run.lone.disk);
 }
 
 /* How many calls there are to fail. */
@@ -315,13 +323,13 @@ static uint64_t count(FailKind kind) {
                 return 0;
         pid_t pid = fork();
         if (pid == 0) {
-                prepare();
+                prepare(kind);
                 failing_arm(kind, UINT64_MAX, 0, false);
                 if (work() < 0)
                         wrong("the run does not even work without a failure");
                 check_told();
                 n = failing_calls();
-                nftw(run.lone.directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+                put_away(kind);
                 coverage_dump();
                 _exit(write(pipes[1], &n, sizeof(n)) == sizeof(n) ? 0 : 1);
         }
@@ -334,7 +342,7 @@ static uint64_t count(FailKind kind) {
 }
 
 static bool holds(const char *name, FailKind kind, uint64_t n) {
-        prepare();
+        prepare(kind);
         fflush(NULL);
         pid_t pid = fork();
         if (pid == 0) {
@@ -345,9 +353,7 @@ static bool holds(const char *name, FailKind kind, uint64_t n) {
         }
         int status = 0;
         waitpid(pid, &status, 0);
-        nftw(run.lone.directory, remove_one, 8, FTW_DEPTH | FTW_PHYS);
-        failing_disk_free(run.disk);
-        simdisk_free(run.lone.disk);
+        put_away(kind);
         if (status == 0)
                 return true;
         if (WIFSIGNALED(status))
