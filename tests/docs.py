@@ -117,6 +117,9 @@ def consensus(c):
         c.see("rules", rows.get(name), f"CONSENSUS.md: nothing is named that shows {name}")
     for room, name in sorted(set(re.findall(rf"`({ROOMS}) (\w+)`", page))):
         c.see("shown", is_shown(c, room, name), f"CONSENSUS.md: there is no {room} {name}")
+    bank = set(re.findall(r"^\| ([\w-]+) \|", c.read("docs/BUGS.md"), re.M))
+    for name in re.findall(r"`([\w-]+)`", " ".join(re.findall(r"^Bugs: (.*?\.)$", page, re.M | re.S))):
+        c.see("bugs", name in bank, f"CONSENSUS.md: there is no bug {name}")
     for path in sorted(glob.glob(os.path.join(c.tree, "tests/raft/stories/*.txt"))):
         name = os.path.basename(path)[:-4]
         c.see("stories", f"`raft {name}`" in page, f"CONSENSUS.md: the story {name} of the core is not named")
@@ -133,7 +136,7 @@ def main(argv):
     bus(c)
     consensus(c)
     for what in ("links", "paths", "manuals", "commands", "options", "keys", "methods", "errors", "rules", "shown",
-                 "stories"):
+                 "stories", "bugs"):
         if not c.counts.get(what):
             c.faults.append(f"docs.py found no {what} to compare: it looks in the wrong place")
     for fault in c.faults:
