@@ -534,6 +534,7 @@ void heal_suspect(Agent *agent, bool fatal, const char *why);
 /* What a call on the tree failed with: rot is healed, all else ends the process. 0, or the error. */
 int hall_tree_failed(Agent *agent, int r, const char *what);
 bool heal_may_touch(const Agent *agent); /* the tree is there and not known to be bad */
+bool heal_others_vote(const Conf *conf, uint64_t self);
 bool heal_is_stand_in(const TreeStatus *tree, const LogState *log);
 int heal_recover(Agent *agent, const char *why); /* at start: there is no tree */
 void heal_work(Agent *agent);                    /* turn */

@@ -91,7 +91,7 @@ int members_by_name(Agent *agent, const char *name, Member *ret) {
 
 /* ---- The suspicion ---- */
 
-static bool others_vote(const Conf *conf, uint64_t self) {
+bool heal_others_vote(const Conf *conf, uint64_t self) {
         for (uint32_t i = 0; i < conf->n_voters; i++)
                 if (conf->voters[i].id != self)
                         return true;
@@ -114,8 +114,8 @@ static void say_alone(Agent *agent, const char *why) {
 
 /* A tree that was set back by a crash may be of a time when this host was alone; the log knows better. */
 static bool is_alone(Agent *agent) {
-        return !others_vote(&agent->tree_status.conf, agent->host.id) &&
-               !(agent->raft_status.conf && others_vote(agent->raft_status.conf, agent->host.id));
+        return !heal_others_vote(&agent->tree_status.conf, agent->host.id) &&
+               !(agent->raft_status.conf && heal_others_vote(agent->raft_status.conf, agent->host.id));
 }
 
 void heal_suspect(Agent *agent, bool fatal, const char *why) {
@@ -187,7 +187,7 @@ static bool book_is_useful(Agent *agent) {
         Heal *heal = &agent->heal;
         if (!heal->book && book_load(agent, &heal->book) < 0)
                 return false;
-        if (!others_vote(&heal->book->conf, agent->host.id))
+        if (!heal_others_vote(&heal->book->conf, agent->host.id))
                 return false;
         for (uint32_t i = 0; i < heal->book->n_members; i++)
                 if (heal->book->members[i].id != agent->host.id)

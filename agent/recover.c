@@ -303,10 +303,35 @@ static int open_existing_tree(Agent *agent) {
         return r > 0 ? -ENOSPC : r;
 }
 
+/* There is a tree, but one that nothing leads on from. */
+static int give_up_tree(Agent *agent, const char *why) {
+        Tree *old = TAKE(agent->tree);
+        int r = heal_recover(agent, why);
+        tree_abandon(old);
+        return r;
+}
+
+/* The tree was set back by a crash, and what the log had behind it is rotten: it may know nobody, and then
+ * nobody would be let in to help. The book knows what the members were later. */
+static bool book_is_ahead(Agent *agent) {
+        const LogState *state = log_state(agent->log);
+
+        if ((!agent->damaged && !state->damaged) || agent->host.switching[0])
+                return false;
+        if (!agent->heal.book && book_load(agent, &agent->heal.book) < 0)
+                return false;
+        return heal_others_vote(&agent->heal.book->conf, agent->host.id) &&
+               agent->heal.book->conf_index > MAX(agent->tree_status.applied, state->last_index);
+}
+
 static int bring_together(Agent *agent) {
         const LogState *state = log_state(agent->log);
 
-        if (agent->heal.bad || tree_is_in_log(agent))
+        if (agent->heal.bad)
+                return 0;
+        if (book_is_ahead(agent))
+                return give_up_tree(agent, "is older than the members that this host knew");
+        if (tree_is_in_log(agent))
                 return 0;
         if (agent->tree_status.applied < state->base_index) {
                 /* Trimming never passes the durable tree, so a disk has lied or was set back. */
@@ -314,10 +339,7 @@ static int bring_together(Agent *agent) {
                 snprintf(why, sizeof(why), "ends at %llu, before the log begins at %llu",
                          (unsigned long long)agent->tree_status.applied,
                          (unsigned long long)state->base_index);
-                Tree *old = TAKE(agent->tree);
-                int r = heal_recover(agent, why);
-                tree_abandon(old);
-                return r;
+                return give_up_tree(agent, why);
         }
         return make_base(agent);
 }
