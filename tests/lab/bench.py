@@ -1,9 +1,9 @@
-# How fast treaty is on this machine, beside what the machine itself can do.
+# How agents are looked at from outside: what they answer to a load, and what it costs them.
 #
 # The load comes from treaty-load (tests/bench), which sits on this machine, in one thread, and speaks to the private
 # socket inside a host as programs there do. Three agents, the load and whatever else runs here share the machine: only
-# ratios within one run say anything, so each run measures its own yardsticks: the disk's raw fdatasync rate, one client
-# against many, and the CPU time that each agent spent per call, which depends least on who else was running.
+# ratios within one run say anything, and the CPU time per call, which depends least on who else was running.
+# compare.py measures treaty beside others; tests of speed use what is here.
 import datetime
 import glob
 import json
@@ -106,67 +106,6 @@ def roles(hosts):
     return Agent(first), [Agent(h) for h in hosts if h.name != first.name]
 
 
-# ---- the table ----
-
-HEAD = ["what", "asked at", "clients", "per second", "p50 ms", "p99 ms", "leader µs", "asked µs", "all µs", "errors"]
-
-
-def row(what, verb, where, leader, followers, clients, seconds):
-    asked = leader if where == "leader" else followers[0]
-    agents = [leader] + followers
-    before = [a.cpu_usec for a in agents]
-    seen = load(asked, verb, clients, seconds)
-    spent = {a: (a.cpu_usec - b) / max(1, seen["all_answers"]) for a, b in zip(agents, before)}
-    return [what, where, clients, round(seen["per_second"]), seen["p50_usec"] / 1e3, seen["p99_usec"] / 1e3,
-            spent[leader], spent[asked], sum(spent.values()), seen["errors"]]
-
-
-def cell(value):
-    if isinstance(value, float):
-        return f"{value:.2f}" if value < 100 else f"{value:.0f}"
-    return str(value)
-
-
-def measure(fleet, hosts, seconds, idle_seconds):
-    """Measures and prints as it goes; returns the lines for the document."""
-    lines = []
-
-    def tell(line=""):
-        print(line, flush=True)
-        lines.append(line)
-
-    leader, followers = roles(hosts)
-    agents = [leader] + followers
-    empty = max(a.memory_mib for a in agents)
-    load(leader, "fill", 64)
-    rate = raw_fdatasync(fleet.dir, seconds)
-    tell("| " + " | ".join(HEAD) + " |")
-    tell("|" + "---|" * len(HEAD))
-    rates = {}
-    for what, verb, counts in (("write", "set", (1, 16, 64, 100, 256)), ("local read", "get", (1, 64)),
-                               ("linearizable read", "linearizable", (1, 64))):
-        for where in ("follower", "leader"):
-            for clients in counts:
-                cells = row(what, verb, where, leader, followers, clients, seconds)
-                rates[verb, where, clients] = cells[3]
-                tell("| " + " | ".join(cell(c) for c in cells) + " |")
-    rate = (rate + raw_fdatasync(fleet.dir, seconds)) / 2
-    tell()
-    tell(f"- raw fdatasync of this disk, in the same minutes: {rate:.0f}/s, {1e3 / rate:.2f} ms each")
-    tell(f"- 100 writers get {rates['set', 'follower', 100] / max(1, rates['set', 'follower', 1]):.1f} times the "
-         f"throughput of one at a follower, {rates['set', 'leader', 100] / max(1, rates['set', 'leader', 1]):.1f} times "
-         "at the leader")
-    full = max(a.memory_mib for a in agents)
-    tell(f"- memory (RSS, the largest of three): {empty:.1f} MiB empty, {full:.1f} MiB with {KEYS} entries of {VALUE} "
-         "bytes after all of the above")
-    settle(agents)
-    seen = idle(agents, idle_seconds)
-    for name, (cpu, wakes, written) in zip(["leader"] + ["follower"] * len(followers), seen):
-        tell(f"- idle {name} over {idle_seconds:.0f} s: {cpu:.2f} % CPU, {wakes:.0f} wake-ups a second, "
-             f"{written} bytes to the disk")
-    return lines
-
-
 def machine():
     """What a reader has to know to compare."""
     cpu = re.search(r"^model name\s*: (.*)$", read("/proc/cpuinfo"), re.M)
@@ -188,15 +127,3 @@ def write_document(lines):
     with open(DOC, "w") as f:
         f.write(before + BEGIN + "\n".join([""] + lines + [""]) + "\n" + END + rest.split(END, 1)[1])
     say(f"written to {DOC}")
-
-
-def bench(fleet, seconds, idle_seconds=20, write=False):
-    with fleet.lock():
-        hosts = fleet.up(3)
-        try:
-            cluster.form(hosts)
-            lines = measure(fleet, hosts, seconds, idle_seconds)
-            if write:
-                write_document(machine() + [""] + lines)
-        finally:
-            fleet.down()

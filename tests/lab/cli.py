@@ -103,11 +103,11 @@ def parser():
     simulate.add_argument("arguments", metavar="ARGUMENT", nargs=argparse.REMAINDER,
                           help="SEED, --sqlite and the options of that program")
 
-    bench = verb("bench", verb_bench, "measure writes and reads, beside this disk's own fdatasync rate")
-    bench.add_argument("--seconds", type=float, default=5, metavar="N", help="length of each measurement")
-    bench.add_argument("--quick", action="store_true", help="one second each, five of idleness")
+    bench = verb("bench", verb_bench, "measure treaty beside etcd and ZooKeeper on this machine")
+    bench.add_argument("--rounds", type=int, metavar="N", help="how often each row is measured (3; --failover: 30)")
+    bench.add_argument("--seconds", type=float, default=2, metavar="N", help="length of each measurement (2)")
+    bench.add_argument("--quick", action="store_true", help="one round of one second, without what takes long")
     bench.add_argument("--failover", action="store_true", help="instead: how long nobody can write when a leader goes")
-    bench.add_argument("--rounds", type=int, default=30, metavar="N", help="with --failover: so often each")
     bench.add_argument("--kind", action="append", metavar="END", help="with --failover: only this end of a leader")
     bench.add_argument("--write", action="store_true", help="write what was measured into docs/PERFORMANCE.md")
     return top
@@ -258,8 +258,8 @@ def verb_simulate(fleet, options):
 def verb_bench(fleet, options):
     if options.failover:
         from . import failover
-        return failover.failover(fleet, options.rounds, options.kind)
-    from . import bench
+        return failover.failover(fleet, options.rounds or 30, options.kind)
+    from . import compare
     if options.quick:
-        return bench.bench(fleet, 1, 5, options.write)
-    return bench.bench(fleet, options.seconds, write=options.write)
+        return compare.compare(fleet, 1, 1, True, options.write)
+    return compare.compare(fleet, options.rounds or 3, options.seconds, False, options.write)
