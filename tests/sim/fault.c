@@ -189,14 +189,17 @@ static void strike(Fault fault) {
         }
 }
 
-static void strikes(void *p, uint64_t fault) {
-        if (!world.faults)
+static unsigned n_rounds; /* of faults; those of an earlier one strike no more */
+
+static void strikes(void *p, uint64_t what) {
+        uint64_t fault = what & 0xff;
+        if (!world.faults || what >> 8 != n_rounds)
                 return;
         if (in_window()) {
                 world.sums.faults[fault]++;
                 strike((Fault)fault);
         }
-        at(world.now + between(every[fault] / 4, every[fault] * 7 / 4), strikes, NULL, fault);
+        at(world.now + between(every[fault] / 4, every[fault] * 7 / 4), strikes, NULL, what);
 }
 
 /* Rules about what is full, late or no longer in memory show only where that is common. */
@@ -211,6 +214,7 @@ void limits_draw(void) {
 
 void faults_begin(void) {
         world.faults = true;
+        n_rounds++;
         unsigned share = (unsigned)between(1000, 7000);
         char text[200] = "";
         for (unsigned i = 0; i < _FAULT_MAX; i++) {
@@ -221,7 +225,7 @@ void faults_begin(void) {
                 strncat(text, " ", sizeof(text) - strlen(text) - 1);
                 uint64_t first = world.now + below(every[i]);
                 if (!(world.narrow.without >> i & 1))
-                        at(first, strikes, NULL, i);
+                        at(first, strikes, NULL, (uint64_t)n_rounds << 8 | i);
         }
         note("faults: %s", text);
 }

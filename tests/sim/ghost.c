@@ -277,7 +277,7 @@ void ghost_look(SimHost *host) {
                 return;
         if (agent->damaged && !world.may_rot)
                 broken("%s calls its log damaged", host->name);
-        if (agent->halted)
+        if (agent->halted && !host->disk_fails) /* a disk that answers nothing is no disk to serve from */
                 broken("%s halted", host->name);
         look_at_leader(host, &agent->raft_status);
         /* A full disk takes the open transaction back; what was seen of it is seen again before any read. */

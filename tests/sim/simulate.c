@@ -98,13 +98,15 @@ static void found(void) {
 
 /* ---- Healing ---- */
 
+static bool stays_dead[HOSTS_MAX]; /* until this liveness phase is over */
+
 static bool all_wrote(void) {
         static uint64_t next;
         bool all = true;
         for (unsigned i = 0; i < world.n_hosts; i++) {
                 if (world.now >= next)
                         clients_finally(world.hosts[i]);
-                all = all && world.hosts[i]->finally_wrote;
+                all = all && (world.hosts[i]->finally_wrote || stays_dead[i]);
         }
         if (world.now >= next)
                 next = world.now + SEC;
@@ -230,9 +232,10 @@ static void check_owned(void) {
 /* ---- A run ---- */
 
 static void draw_world(void) {
-        static const unsigned sizes[] = {1, 2, 3, 3, 3, 3, 4, 4, 5, 5, 7, 7, 8, 9, 13};
+        static const unsigned sizes[] = {1, 2, 3, 3, 3, 3, 3, 3, 3, 4, 4, 5, 5, 5, 7, 7, 9, 13};
         static const unsigned voters[] = {1, 3, 3, 5, 5, 5, 7, 7};
-        static const uint64_t elections[] = {300 * MSEC, 600 * MSEC, 600 * MSEC, 1500 * MSEC, 3 * SEC};
+        static const uint64_t elections[] = {300 * MSEC,  600 * MSEC, 600 * MSEC,
+                                             1500 * MSEC, 3 * SEC,    5 * SEC};
         unsigned n = sizes[below(ELEMENTSOF(sizes))];
         if (world.narrow.hosts > 0)
                 n = MIN(n, world.narrow.hosts);
@@ -247,14 +250,60 @@ static void draw_world(void) {
                 (void)host_add();
 }
 
+#define ROUND_TICKS 2500 /* of faults at most; then all heals and has to work, and it begins anew */
+
+static bool somebody_leads(void) {
+        SimHost *leader = host_leader();
+        return leader && leader->agent->raft_status.ready;
+}
+
+/* Connections need a moment (a silent one is given up after five seconds, a dead one dialled again within
+ * two); then twenty election timeouts are plenty, and so is a handful of leaders. */
+static void has_to_work(const char *when) {
+        uint64_t bound = 12 * SEC + 20 * world.election_usec;
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                world.hosts[i]->finally_wrote = false;
+        if (!run_until_true(world.now + bound, somebody_leads))
+                tell_where_all_are(), stuck("%s nobody leads for 20 election timeouts", when);
+        uint64_t before = world.sums.elections;
+        if (!run_until_true(world.now + 30 * SEC, all_wrote))
+                tell_where_all_are(), stuck("30 s after %s not every host could write", when);
+        if (world.sums.elections > before + 10)
+                stuck("after %s %llu leaders came and went", when,
+                      (unsigned long long)(world.sums.elections - before));
+}
+
 static void live_through(uint64_t ticks) {
-        world.clients = true;
         faults_begin();
         run_until(world.now + ticks * TICK_USEC);
         note("healing");
         faults_end();
-        if (!run_until_true(world.now + 30 * SEC, all_wrote))
-                tell_where_all_are(), stuck("30 s after healing not every host could write");
+        has_to_work("healing");
+}
+
+/* A minority of the voters dies at once, and whoever else; the others have to work without them. */
+static void without_a_minority(void) {
+        SimHost *leader = host_leader();
+        const Conf *conf = leader ? leader->agent->raft_status.conf : NULL;
+        if (!conf || conf_is_joint(conf) || !leader->agent->raft_status.conf_committed || conf->n_voters < 3)
+                return;
+        unsigned may_die = (conf->n_voters - 1) / 2;
+        for (unsigned n = 0; n < 4 * world.n_hosts; n++) {
+                unsigned i = (unsigned)below(world.n_hosts);
+                bool voter = conf_is_voter(conf, world.hosts[i]->id);
+                if (stays_dead[i] || (voter ? may_die == 0 : !chance(1000)))
+                        continue;
+                stays_dead[i] = true;
+                may_die -= voter;
+        }
+        note("a minority dies");
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (stays_dead[i])
+                        host_kill(world.hosts[i], chance(5000));
+        has_to_work("the death of a minority");
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (TAKE_FLAG(stays_dead[i]))
+                        host_restart_at(world.hosts[i], world.now + below(3 * SEC));
 }
 
 static void has_to_be_whole(void) {
@@ -277,7 +326,14 @@ _Noreturn void plot(const Run *plan) {
                 tell_where_all_are(), stuck("not all hosts could join");
         world.began_usec = world.now;
         clients_begin();
-        live_through(plan->ticks);
+        for (uint64_t left = plan->ticks; left > 0;) {
+                uint64_t ticks = MIN(left, (uint64_t)ROUND_TICKS);
+                live_through(ticks);
+                left -= ticks;
+                if (left > 0)
+                        without_a_minority();
+        }
+        has_to_work("everything");
         run_until(world.now + below(10 * SEC));
         has_to_be_whole();
         run_until(world.now + 7 * SEC);
