@@ -282,6 +282,8 @@ void agent_status(Agent *agent, AgentStatus *ret) {
                 .compared = agent->checks.compared_index,
                 .scrubbed_wall_usec = agent->scrub.finished_wall_usec,
         };
+        if (sessions_certain(agent, &ret->certain_usec) == 0)
+                ret->certain_usec = 0;
         memcpy(ret->cluster, agent->tree_status.cluster, sizeof(ret->cluster));
         (void)members_each(agent, count_member, &ret->n_members);
 

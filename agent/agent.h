@@ -183,7 +183,9 @@ typedef struct AgentStatus {
         char leader_name[LIMIT_NAME_BYTES + 1];
         uint8_t cluster[16];
         uint64_t commit, applied, durable, revision, floor, n_entries;
-        uint64_t compared;           /* index at which a majority of the voters had the same tree, last */
+        uint64_t compared;     /* index at which a majority of the voters had the same tree, last */
+        uint64_t certain_usec; /* until then (CLOCK_BOOTTIME) this host's session certainly lives; 0: not
+                                  certain */
         uint64_t scrubbed_wall_usec; /* when all of the tree had been read again, last; 0: not yet */
         uint32_t n_members, n_voters;
 } AgentStatus;

@@ -211,6 +211,9 @@ typedef struct SessionWatch { /* leader: one per host */
         uint64_t host;        /* key */
         uint64_t heard_usec;
         uint64_t ending_generation; /* proposed */
+        /* Keep-alives that wait for the next beat, and those that wait for its answers; 0: none. */
+        uint64_t pending_generation, pending_sent;
+        uint64_t asked_generation, asked_sent;
         UT_hash_handle hh;
 } SessionWatch;
 
@@ -219,6 +222,10 @@ typedef struct Sessions {
         bool attaching;
         bool work;               /* somebody wants something now */
         uint64_t keepalive_usec; /* when the next is due */
+        uint64_t certain_usec;   /* own: nobody ends it before this time of the own clock */
+        /* Leader: one ReadIndex for all keep-alives of half a second. */
+        bool pending, confirmed;
+        uint64_t confirm_id, confirm_index, confirm_usec; /* id 0: none under way; asked then */
         Owned *owned;
         unsigned n_owned;
         SessionWatch *watched;
@@ -231,7 +238,12 @@ typedef struct Sessions {
 void sessions_work(Agent *agent);  /* turn, every tick */
 void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
 void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepalive);
-void sessions_certain(Agent *agent, uint64_t host, const LetterKeepalive *ack);
+void sessions_acknowledged(Agent *agent, uint64_t host, const LetterKeepalive *ack);
+bool sessions_confirmed(Agent *agent, const RaftReadDone *done); /* true: it was ours */
+void sessions_tell_alive(Agent *agent);                          /* turn, after apply */
+/* The generation of the own session as long as it certainly lives: no leader has ended it, or will before
+ * *ret_until by this host's clock. 0: not certain. */
+uint64_t sessions_certain(const Agent *agent, uint64_t *ret_until);
 void sessions_applied(Agent *agent, const Command *command, const Result *result);
 void sessions_load(Agent *agent);   /* after announcing or a new tree: what the tree says we own */
 void sessions_rebase(Agent *agent); /* after a new tree of the same cluster */

@@ -99,7 +99,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 checks_reported(agent, host, &letter->report);
                 return;
         case LETTER_KEEPALIVE_ACK:
-                sessions_certain(agent, host, &letter->keepalive);
+                sessions_acknowledged(agent, host, &letter->keepalive);
                 return;
         }
 }

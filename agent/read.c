@@ -156,6 +156,8 @@ static void send_reply(Agent *agent, uint64_t host, uint64_t incarnation, uint64
 
 void reads_done(Agent *agent, const RaftReadDone *done) {
         ReadQuestion *question = NULL;
+        if (sessions_confirmed(agent, done))
+                return;
         HASH_FIND(hh, agent->reads.questions, &done->id, sizeof(done->id), question);
         if (!question)
                 return;

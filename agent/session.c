@@ -4,6 +4,9 @@
  *  - this host's own session: attached by a committed entry, kept alive by letters that never enter the log;
  *  - what it owns: every path with its owner's tag ("fd:…", "unit:…"), made anew when the session begins
  * anew, ended at once when the owner is gone;
+ *  - what the host knows of it: a keep-alive is acknowledged when a majority has answered a beat sent after
+ * it came, so by a leader that was still one; from the sending of the last acknowledged one on the session
+ * is certain for the timeout, whoever leads then;
  *  - the leader's watch over all: a host silent for the session timeout is proposed to end, conditionally
  * (host, generation), in slices of max(3, 10 %) per timeout; after a gap in the leader's own loop or a
  * change of leader everybody is granted a full timeout first. */
@@ -13,7 +16,10 @@
 #include <stdio.h>
 #include <string.h>
 
-#define RETRY_USEC (500 * USEC_PER_MSEC)
+#define RETRY_USEC   (500 * USEC_PER_MSEC)
+#define CONFIRM_USEC (500 * USEC_PER_MSEC)
+#define LOST_USEC    (2 * USEC_PER_SEC) /* a question to the core that was never answered */
+#define DRIFT_PARTS  20u                /* clocks of two hosts may differ by a 20th in speed */
 
 /* ---- The leader's watch ---- */
 
@@ -47,11 +53,104 @@ void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepaliv
         if (!hall_is_leader(agent))
                 return;
         SessionWatch *watch = watch_of(agent, host);
-        if (watch && watch->ending_generation != keepalive->generation)
-                watch->heard_usec = agent->now_usec;
+        if (!watch || watch->ending_generation == keepalive->generation)
+                return;
+        watch->heard_usec = agent->now_usec;
+        watch->pending_generation = keepalive->generation;
+        watch->pending_sent = keepalive->sent;
+        agent->sessions.pending = true;
 }
 
-void sessions_certain(Agent *agent, uint64_t host, const LetterKeepalive *ack) {
+/* ---- The leader acknowledges ---- */
+
+/* One beat for all that came until now. */
+static void confirm(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        SessionWatch *watch, *next;
+
+        if (sessions->confirm_id != 0 && agent->now_usec - sessions->confirm_usec > LOST_USEC)
+                sessions->confirm_id = 0;
+        if (!sessions->pending || sessions->confirm_id != 0 || !hall_is_ready_leader(agent) ||
+            agent->now_usec - sessions->confirm_usec < CONFIRM_USEC)
+                return;
+        uint64_t id = ++agent->reads.next_id;
+        int r = raft_read(agent->raft, id, agent->now_usec);
+        if (r < 0)
+                hall_fail(agent, r, "The core ran out of memory");
+        if (r != 0)
+                return;
+        sessions->pending = sessions->confirmed = false;
+        sessions->confirm_id = id;
+        sessions->confirm_usec = agent->now_usec;
+        HASH_ITER (hh, sessions->watched, watch, next) {
+                watch->asked_generation = watch->pending_generation;
+                watch->asked_sent = watch->pending_sent;
+                watch->pending_generation = 0;
+        }
+        agent->again = true;
+}
+
+bool sessions_confirmed(Agent *agent, const RaftReadDone *done) {
+        Sessions *sessions = &agent->sessions;
+        if (sessions->confirm_id == 0 || done->id != sessions->confirm_id)
+                return false;
+        sessions->confirmed = !done->lost;
+        sessions->confirm_index = done->index;
+        if (done->lost)
+                sessions->confirm_id = 0;
+        return true;
+}
+
+/* Only what the applied tree, at or behind the index of that beat, says to live, and nobody proposed to end.
+ */
+static void acknowledge(Agent *agent, SessionWatch *watch) {
+        TreeSession session;
+        Letter letter = {
+                .kind = LETTER_KEEPALIVE_ACK,
+                .keepalive = {.host = watch->host,
+                              .generation = watch->asked_generation,
+                              .sent = watch->asked_sent,
+                              .lasts_usec = agent->options.session_usec},
+        };
+        watch->asked_generation = 0;
+        if (letter.keepalive.generation == 0 || watch->ending_generation == letter.keepalive.generation ||
+            tree_session(agent->tree, watch->host, &session) != 0 || !session.attached ||
+            session.generation != letter.keepalive.generation)
+                return;
+        if (watch->host == agent->host.id)
+                sessions_acknowledged(agent, watch->host, &letter.keepalive);
+        else
+                (void)hall_send(agent, watch->host, &letter);
+}
+
+void sessions_tell_alive(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        SessionWatch *watch, *next;
+
+        if (!sessions->confirmed || agent->tree_status.applied < sessions->confirm_index ||
+            !heal_may_touch(agent))
+                return;
+        sessions->confirmed = false;
+        sessions->confirm_id = 0;
+        HASH_ITER (hh, sessions->watched, watch, next)
+                acknowledge(agent, watch);
+}
+
+/* The holder counts from the sending, so however long the answer took is no matter; a generation that is
+ * over does not come back. */
+void sessions_acknowledged(Agent *agent, uint64_t host, const LetterKeepalive *ack) {
+        Sessions *sessions = &agent->sessions;
+        if (ack->host != agent->host.id || ack->generation != sessions->generation || ack->generation == 0 ||
+            ack->sent > agent->now_usec || ack->lasts_usec > 24 * 3600 * USEC_PER_SEC)
+                return;
+        uint64_t lasts = ack->lasts_usec - ack->lasts_usec / DRIFT_PARTS;
+        sessions->certain_usec = MAX(sessions->certain_usec, ack->sent + lasts);
+}
+
+uint64_t sessions_certain(const Agent *agent, uint64_t *ret_until) {
+        const Sessions *sessions = &agent->sessions;
+        *ret_until = sessions->certain_usec;
+        return hall_now(agent) < sessions->certain_usec ? sessions->generation : 0;
 }
 
 typedef struct Silent {
@@ -151,14 +250,17 @@ static void keep_alive(Agent *agent) {
 
         if (sessions->generation == 0 || agent->now_usec < sessions->keepalive_usec || leader == 0)
                 return;
-        sessions->keepalive_usec = agent->now_usec + agent->options.session_usec / 10;
-        if (leader == agent->host.id)
-                return;
+        sessions->keepalive_usec = agent->now_usec + agent->options.session_usec / 5;
         Letter letter = {
                 .kind = LETTER_KEEPALIVE,
-                .keepalive = {.host = agent->host.id, .generation = sessions->generation},
+                .keepalive = {.host = agent->host.id,
+                              .generation = sessions->generation,
+                              .sent = agent->now_usec},
         };
-        (void)hall_send(agent, leader, &letter);
+        if (leader == agent->host.id)
+                sessions_heard(agent, leader, &letter.keepalive);
+        else
+                (void)hall_send(agent, leader, &letter);
 }
 
 /* ---- What it owns ---- */
@@ -502,6 +604,7 @@ void sessions_rebase(Agent *agent) {
         if (generation == agent->sessions.generation)
                 return sessions_load(agent);
         agent->sessions.generation = generation;
+        agent->sessions.certain_usec = 0;
         begin_anew(agent);
 }
 
@@ -512,6 +615,7 @@ void sessions_applied(Agent *agent, const Command *command, const Result *result
 
         if (command->kind == COMMAND_ATTACH && command->host == agent->host.id) {
                 sessions->generation = result->number;
+                sessions->certain_usec = 0;
                 sessions->keepalive_usec = 0;
                 begin_anew(agent);
         }
@@ -520,7 +624,7 @@ void sessions_applied(Agent *agent, const Command *command, const Result *result
                 report_say(
                         &agent->report, LOG_WARNING,
                         "This host's session ended: the leader had not heard from it. Its registrations are made anew.");
-                sessions->generation = 0;
+                sessions->generation = sessions->certain_usec = 0;
                 sessions->work = true;
         }
         if (command->kind == COMMAND_ATTACH) {
@@ -537,6 +641,7 @@ void sessions_work(Agent *agent) {
         watch_sessions(agent);
         attach(agent);
         keep_alive(agent);
+        confirm(agent);
         DL_FOREACH_SAFE (agent->sessions.owned, owned, next)
                 owned_work(owned);
 }
@@ -570,7 +675,7 @@ void sessions_leave(Agent *agent) {
         Owned *owned, *next;
 
         watch_clear(agent);
-        agent->sessions.generation = 0;
+        agent->sessions.generation = agent->sessions.certain_usec = 0;
         agent->sessions.attaching = false;
         DL_FOREACH_SAFE (agent->sessions.owned, owned, next) {
                 owned->request = request_forget(owned->request);

@@ -475,6 +475,7 @@ static void turn_round(Agent *agent) {
         reads_start(agent);
         update_core(agent);
         hall_apply(agent);
+        sessions_tell_alive(agent);
         reads_fire(agent);
         watches_catch_up(agent);
         follow_serve(agent);

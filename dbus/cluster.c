@@ -137,6 +137,8 @@ static int get_property(sd_bus *sd, const char *path, const char *interface, con
                 return sd_bus_message_append(reply, "t", s.commit);
         if (strcmp(property, "ComparedIndex") == 0)
                 return sd_bus_message_append(reply, "t", s.compared);
+        if (strcmp(property, "SessionCertainUSec") == 0)
+                return sd_bus_message_append(reply, "t", s.certain_usec);
         if (strcmp(property, "ScrubbedUSec") == 0)
                 return sd_bus_message_append(reply, "t", s.scrubbed_wall_usec);
         assert(strcmp(property, "Version") == 0);
@@ -487,6 +489,7 @@ const sd_bus_vtable cluster_vtable[] = {
         SD_BUS_PROPERTY("AppliedIndex", "t", get_property, 0, 0),
         SD_BUS_PROPERTY("CommitIndex", "t", get_property, 0, 0),
         SD_BUS_PROPERTY("ComparedIndex", "t", get_property, 0, 0),
+        SD_BUS_PROPERTY("SessionCertainUSec", "t", get_property, 0, 0),
         SD_BUS_PROPERTY("ScrubbedUSec", "t", get_property, 0, 0),
         SD_BUS_PROPERTY("Version", "s", get_property, 0, SD_BUS_VTABLE_PROPERTY_CONST),
         SD_BUS_VTABLE_END,

@@ -110,7 +110,8 @@ typedef struct LetterRead {
 typedef struct LetterKeepalive {
         uint64_t host;
         uint64_t generation;
-        uint64_t sent; /* by the sender's clock; comes back as it went */
+        uint64_t sent;       /* by the sender's clock; comes back as it went */
+        uint64_t lasts_usec; /* KEEPALIVE_ACK: the leader's session timeout */
 } LetterKeepalive;
 
 typedef struct LetterReport {

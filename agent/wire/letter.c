@@ -132,6 +132,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 PB_SET(&body.keepalive, host, letter->keepalive.host);
                 PB_SET(&body.keepalive, generation, letter->keepalive.generation);
                 PB_SET(&body.keepalive, sent, letter->keepalive.sent);
+                PB_SET(&body.keepalive, lasts_usec, letter->keepalive.lasts_usec);
                 message.keepalive = &body.keepalive;
                 break;
         case LETTER_PROMOTE:
@@ -253,6 +254,7 @@ static int keepalive_message_read(const Treaty__V1__Keepalive *message, LetterKe
                 .host = message->host,
                 .generation = message->generation,
                 .sent = message->sent,
+                .lasts_usec = message->lasts_usec,
         };
         return message->host > 0 ? 0 : -EBADMSG;
 }

@@ -35,6 +35,7 @@
  *      presume H TERM                      it campaigns by force, and says that it leads, though it may not
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
+ *      session H                           is it certain to live?
  *      log H                               the first index its log still has, coarsely: whole or trimmed
  *      show [H…]
  *      quiet COMMAND                       without what happens meanwhile */
@@ -911,7 +912,14 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 
         if (n == 2 && (strcmp(verb, "set") == 0 || strcmp(verb, "create") == 0))
                 *ret_wish = write_one(host, verb, w[0], w[1], within);
-        else if (n == 1 && strcmp(verb, "diverge") == 0)
+        else if (n == 0 && strcmp(verb, "session") == 0) {
+                uint64_t until, generation = sessions_certain(host->agent, &until);
+                if (generation != 0)
+                        tell("%s: session %" PRIu64 " is certain for another %.1f s", host->name, generation,
+                             (double)(until - host_now(host)) / SEC);
+                else
+                        tell("%s: no session is certain", host->name);
+        } else if (n == 1 && strcmp(verb, "diverge") == 0)
                 return diverge(host, w[0]);
         else if (n == 1 && strcmp(verb, "delete") == 0)
                 *ret_wish = write_one(host, verb, w[0], "", within);

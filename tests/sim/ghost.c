@@ -245,6 +245,24 @@ static void look_at_entries(SimHost *host) {
         host->checked = MAX(host->checked, end);
 }
 
+/* Who believes its session to be certain is right: nobody has applied its end. */
+static void look_at_sessions(const SimHost *host) {
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                const SimHost *other = world.hosts[i];
+                TreeSession session;
+                uint64_t until, generation;
+                if (!other->agent || !host_is_in(other) || other->no_tree)
+                        continue;
+                generation = sessions_certain(other->agent, &until);
+                if (generation == 0 || tree_session(host->agent->tree, other->id, &session) != 0)
+                        continue;
+                if (session.generation > generation ||
+                    (session.generation == generation && !session.attached))
+                        broken("%s believes its session %llu certain, and %s has applied its end",
+                               other->name, (unsigned long long)generation, host->name);
+        }
+}
+
 static void look_at_digest(SimHost *host) {
         Agent *agent = host->agent;
         TreeDigest digest;
@@ -294,6 +312,7 @@ void ghost_look(SimHost *host) {
         if (moved) {
                 look_at_entries(host);
                 look_at_digest(host);
+                look_at_sessions(host);
         }
         ghost_watch(host);
         clients_look(host);

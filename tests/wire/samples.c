@@ -120,8 +120,9 @@ static void letters_make(Samples *samples) {
         add_letter(samples, &(Letter){.kind = LETTER_READ_REPLY, .read = {.refused = true, .index = 5}});
         add_letter(samples, &(Letter){.kind = LETTER_KEEPALIVE,
                                       .keepalive = {.host = 1, .generation = 2, .sent = 3}});
-        add_letter(samples, &(Letter){.kind = LETTER_KEEPALIVE_ACK,
-                                      .keepalive = {.host = 1, .generation = 2, .sent = 3}});
+        add_letter(samples,
+                   &(Letter){.kind = LETTER_KEEPALIVE_ACK,
+                             .keepalive = {.host = 1, .generation = 2, .sent = 3, .lasts_usec = 5000000}});
         add_letter(samples, &(Letter){.kind = LETTER_REPORT, .report = {.index = 7, .digest = {1, 2, 3}}});
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTE, .promote = {.term = 1}});
         add_letter(samples, &(Letter){.kind = LETTER_PROMOTED, .promote = {.term = 1, .index = UINT64_MAX}});
