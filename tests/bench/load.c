@@ -128,14 +128,14 @@ static void ask(Load *load, Client *client) {
 }
 
 /* One write of a measurement of watchers is over when it was answered and all have heard. */
-static void watch_next(Load *load) {
+static bool watch_next(Load *load) {
         Client *client = &load->clients[0];
 
         if (client->waiting || load->n_heard < load->n_watchers)
-                return;
+                return false;
         note(load, client->sent_nsec, now_nsec());
         ask(load, client);
-        load->driver->flush(client->link);
+        return true;
 }
 
 void load_answered(Client *client, const char *error) {
@@ -162,8 +162,8 @@ void load_watching(Load *load) {
 
 void load_heard(Load *load) {
         load->n_heard++;
-        if (load->n_watching == load->n_watchers)
-                watch_next(load);
+        if (load->n_watching == load->n_watchers && watch_next(load))
+                load->driver->flush(load->clients[0].link); /* another connection was read; this one waits */
 }
 
 /* ---- The loop ---- */
