@@ -16,6 +16,10 @@
 #include <string.h>
 #include "../base/seen.h"
 
+/* A start bears so many unreadable sectors (64 KiB). A disk with more is failing as a whole: to take that
+ * for rot would be to throw away a log that another cable might bring back. */
+#define UNREADABLE_MAX 128
+
 typedef struct Walk {
         Recovery *recovery;
         Disk *disk;
@@ -264,6 +268,21 @@ static int salvage(Walk *walk) {
         return 0;
 }
 
+/* The torn end of a write can be read. What cannot had been written once, perhaps durably. */
+static int judge_unreadable(Walk *walk) {
+        Recovery *recovery = walk->recovery;
+        const uint8_t *frame;
+        if (walk->window.patience == UNREADABLE_MAX || recovery->end + RECORD_FRAME > file_size(walk))
+                return 0;
+        int r = window_get(&walk->window, recovery->end, RECORD_FRAME, &frame);
+        if (r != 0)
+                return r < 0 ? r : 0;
+        r = window_unreadable(&walk->window, recovery->end, MAX(record_claim(frame), (size_t)RECORD_FRAME));
+        if (r > 0)
+                rot(walk, walk->at, recovery->end, "the disk does not give back a sector");
+        return MIN(r, 0);
+}
+
 /* 0, LOG_NEWER. Sets recovery->rotten. */
 static int walk_all(Walk *walk) {
         Recovery *recovery = walk->recovery;
@@ -290,7 +309,7 @@ static int walk_all(Walk *walk) {
                 SIM_SEEN("log: rot is told from tearing");
                 rot(walk, walk->at, recovery->end, "a record is broken");
         }
-        return 0;
+        return proven ? 0 : judge_unreadable(walk);
 }
 
 int recovery_run(Recovery *recovery, Disk *disk, const Report *report) {
@@ -301,10 +320,16 @@ int recovery_run(Recovery *recovery, Disk *disk, const Report *report) {
         if (recovery->n_segments > 0)
                 qsort(recovery->segments, recovery->n_segments, sizeof(Segment), compare_numbers);
 
-        Walk walk = {.recovery = recovery, .disk = disk, .report = report};
+        Walk walk = {
+                .recovery = recovery, .disk = disk, .report = report, .window.patience = UNREADABLE_MAX};
         r = walk_all(&walk);
         if (r == 0 && recovery->rotten)
                 r = salvage(&walk);
         window_deinit(&walk.window);
+        if (r == -EIO)
+                report_say(
+                        report, LOG_CRIT,
+                        "The log cannot be read: the disk fails. Nothing was changed. Look at the disk (and the "
+                        "kernel's messages); on a new one, join the cluster anew.");
         return r;
 }

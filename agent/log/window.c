@@ -5,6 +5,8 @@
 #include <string.h>
 
 #define AHEAD      (256 * 1024)
+#define SECTOR     512
+#define TRIES      16
 #define ANCHOR_MAX 4096 /* payload of an anchor, in versions to come too */
 
 void segment_name(char to[static SEGMENT_NAME_BYTES], uint64_t number) {
@@ -30,12 +32,13 @@ int window_open(Window *window, Disk *disk, uint64_t segment) {
         char name[SEGMENT_NAME_BYTES];
         segment_name(name, segment);
 
+        unsigned patience = window->patience;
         window_deinit(window);
         DiskFile *file;
         int r = disk->ops->open(disk, name, false, &file);
         if (r < 0)
                 return r;
-        *window = (Window){.disk = disk, .file = file};
+        *window = (Window){.disk = disk, .file = file, .patience = patience};
         return 0;
 }
 
@@ -50,6 +53,41 @@ void window_forget(Window *window) {
         buffer_deinit(&window->buffer);
 }
 
+/* A disk that fails at some sectors gives back the others one by one. What is lost reads as zeros, which are
+ * no record: so it is rot, to those who ask what lies there. A disk that fails everywhere is not rot. */
+static int64_t read_around(Window *window, uint8_t *to, size_t size, uint64_t offset) {
+        size_t at = 0;
+        while (at < size) {
+                size_t n = MIN(size - at, SECTOR - (size_t)((offset + at) % SECTOR));
+                int64_t r = -EIO; /* a disk that only hesitated is not believed to have lost something */
+                for (unsigned i = 0; i < TRIES && r == -EIO; i++)
+                        r = window->disk->ops->read(window->file, to + at, n, offset + at);
+                if (r == -EIO && window->patience > 0) {
+                        window->patience--;
+                        memset(to + at, 0, n);
+                        r = (int64_t)n;
+                }
+                if (r < 0)
+                        return r;
+                at += (size_t)r;
+                if ((size_t)r < n)
+                        break;
+        }
+        return (int64_t)at;
+}
+
+int window_unreadable(Window *window, uint64_t offset, size_t size) {
+        uint8_t sector[SECTOR];
+        for (uint64_t at = offset - offset % SECTOR; at < offset + size; at += SECTOR) {
+                int64_t r = window->disk->ops->read(window->file, sector, SECTOR, at);
+                if (r < 0)
+                        return r == -EIO ? 1 : (int)r;
+                if (r < SECTOR)
+                        break;
+        }
+        return 0;
+}
+
 int window_get(Window *window, uint64_t offset, size_t size, const uint8_t **ret) {
         Buffer *buffer = &window->buffer;
         if (offset < window->start || offset + size > window->start + buffer->size) {
@@ -59,6 +97,12 @@ int window_get(Window *window, uint64_t offset, size_t size, const uint8_t **ret
                 if (r < 0)
                         return r;
                 int64_t n = window->disk->ops->read(window->file, buffer->data, want, offset);
+                if (n == -EIO && window->patience == 0 && want > size) /* perhaps only what lies ahead */
+                        n = window->disk->ops->read(window->file, buffer->data, size, offset);
+                if (n == -EIO && window->patience > 0) {
+                        want = MAX(size, (size_t)AHEAD / 16);
+                        n = read_around(window, buffer->data, want, offset);
+                }
                 if (n < 0)
                         return (int)n;
                 window->start = offset;

@@ -9,6 +9,8 @@ typedef struct Window {
         DiskFile *file;
         uint64_t start; /* of buffer in the file */
         Buffer buffer;
+        unsigned
+                patience; /* so many unreadable sectors are taken for zeros; then, and at 0, reading fails */
 } Window;
 
 enum {
@@ -18,6 +20,8 @@ enum {
 int window_open(Window *window, Disk *disk, uint64_t segment); /* 0, -ENOENT, … */
 void window_deinit(Window *window);                            /* closes the file */
 void window_forget(Window *window);                            /* what was read ahead */
+/* Is there a sector in this range that the disk does not give back? 1, 0, -errno. */
+int window_unreadable(Window *window, uint64_t offset, size_t size);
 /* *ret stays valid until the next call. */
 int window_get(Window *window, uint64_t offset, size_t size, const uint8_t **ret); /* 0, WINDOW_SHORT */
 /* The record at offset, if it is whole and follows `chain`: 0, RECORD_BROKEN, -errno. */

@@ -617,6 +617,8 @@ static int next_reuse(Log *log) {
                 if (r < 0)
                         break;
         }
+        if (r == -EIO) /* nothing in it is missed */
+                r = 0, fit = false;
         r = size < 0 ? (int)size : MIN(r, 0);
         if (r == 0 && fit)
                 r = sync_file(log, window.file);

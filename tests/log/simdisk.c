@@ -10,6 +10,8 @@
 typedef struct Inode {
         size_t n_refs;
         Buffer cache, durable;
+        uint64_t *bad; /* offsets of sectors that cannot be read */
+        size_t n_bad;
 } Inode;
 
 typedef enum PendingKind {
@@ -66,6 +68,7 @@ static void inode_unref(Inode *inode) {
                 return;
         buffer_deinit(&inode->cache);
         buffer_deinit(&inode->durable);
+        free(inode->bad);
         free(inode);
 }
 
@@ -260,8 +263,19 @@ static int64_t sim_read(DiskFile *file, void *data, size_t size, uint64_t offset
         if (offset >= image->size)
                 return 0;
         size_t n = MIN(size, image->size - (size_t)offset);
+        for (size_t i = 0; i < file->inode->n_bad; i++)
+                if (file->inode->bad[i] < offset + n && file->inode->bad[i] + 512 > offset)
+                        return -EIO;
         memcpy(data, image->data + offset, n);
         return (int64_t)n;
+}
+
+static void inode_mend(Inode *inode, uint64_t offset, uint64_t size) {
+        size_t n = 0;
+        for (size_t i = 0; i < inode->n_bad; i++)
+                if (inode->bad[i] >= offset + size || inode->bad[i] + 512 <= offset)
+                        inode->bad[n++] = inode->bad[i];
+        inode->n_bad = n;
 }
 
 static int sim_write(DiskFile *file, const void *data, size_t size, uint64_t offset) {
@@ -272,6 +286,7 @@ static int sim_write(DiskFile *file, const void *data, size_t size, uint64_t off
         uint64_t end = offset + size, have = file->inode->cache.size;
         if (end > have && simdisk_used(sim) + (end - have) > sim->room)
                 return -ENOSPC;
+        inode_mend(file->inode, offset, size);
         image_write(&file->inode->cache, data, size, offset);
         Pending *pending = pending_add(sim, PENDING_WRITE, file->inode);
         pending->offset = offset;
@@ -286,6 +301,7 @@ static int sim_truncate(DiskFile *file, uint64_t size) {
         int r = call_file(file);
         if (r < 0)
                 return r;
+        inode_mend(file->inode, size, UINT64_MAX / 4);
         image_resize(&file->inode->cache, size);
         pending_add(file->sim, PENDING_TRUNCATE, file->inode)->offset = size;
         return 0;
@@ -492,6 +508,17 @@ bool simdisk_flip(SimDisk *sim, const char *name, uint64_t offset, uint8_t mask)
         found->inode->cache.data[offset] ^= mask;
         if (offset < found->inode->durable.size)
                 found->inode->durable.data[offset] ^= mask;
+        return true;
+}
+
+bool simdisk_unreadable(SimDisk *sim, const char *name, uint64_t offset) {
+        Name *found = directory_find(&sim->cache, name);
+        if (!found || offset >= found->inode->cache.size)
+                return false;
+        Inode *inode = found->inode;
+        inode->bad = realloc(inode->bad, (inode->n_bad + 1) * sizeof(uint64_t));
+        assert(inode->bad);
+        inode->bad[inode->n_bad++] = offset / 512 * 512;
         return true;
 }
 

@@ -41,6 +41,8 @@ void simdisk_fail_at(SimDisk *sim, uint64_t n, int error);
 void simdisk_set_room(SimDisk *sim, uint64_t bytes);
 /* XORs one byte, on the platter and in the cache. False: the file is not that long. */
 bool simdisk_flip(SimDisk *sim, const char *name, uint64_t offset, uint8_t mask);
+/* From now on this sector cannot be read (-EIO), until it is written. */
+bool simdisk_unreadable(SimDisk *sim, const char *name, uint64_t offset);
 uint64_t simdisk_size_of(SimDisk *sim, const char *name); /* 0: not there */
 /* A disk with the same durable content and no history. */
 SimDisk *simdisk_copy(SimDisk *sim);

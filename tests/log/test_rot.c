@@ -183,6 +183,43 @@ static void test_lost_segment(void **state) {
         simdisk_free(sim);
 }
 
+/* A sector that the disk does not give back is rot of what lay there, wherever it is; a rewrite heals it.
+ * Where nothing lies yet it is no loss. */
+static void test_unreadable(void **state) {
+        SimDisk *sim = make_log(false, 8192, 40);
+        size_t rotten = 0;
+        for (uint64_t at = 0; at < simdisk_size_of(sim, SEGMENT(1)); at += 512) {
+                LogTest t = {.sim = simdisk_copy(sim), .segment_bytes = 8192, .n_opened = 1};
+                assert_true(simdisk_unreadable(t.sim, SEGMENT(1), at));
+                int r = logtest_open(&t);
+                assert_true(r == LOG_ROTTEN || r == 0);
+                assert_int_equal(log_state(t.log)->damaged, r == LOG_ROTTEN);
+                if (r == 0) /* nothing lay there */
+                        assert_int_equal(log_state(t.log)->term, 4);
+                assert_true(logtest_read_all(&t, NULL, 0) >= 0);
+                rotten += r == LOG_ROTTEN;
+                log_abandon(t.log);
+                assert_int_equal(logtest_open(&t), 0);
+                log_abandon(t.log);
+                simdisk_free(t.sim);
+        }
+        assert_true(rotten > 3);
+
+        /* A disk that fails as a whole is not rot: nothing is touched. */
+        LogTest large = {.sim = simdisk_new(6), .segment_bytes = 256 * 1024};
+        assert_int_equal(logtest_open(&large), 0);
+        logtest_append(&large, 1, 400, 1, 400);
+        assert_int_equal(logtest_settle(&large), 0);
+        log_abandon(large.log);
+        for (uint64_t at = 0; at < 128 * 1024; at += 512)
+                assert_true(simdisk_unreadable(large.sim, SEGMENT(1), at));
+        uint64_t calls = simdisk_calls(large.sim);
+        assert_int_equal(logtest_open(&large), -EIO);
+        assert_true(simdisk_calls(large.sim) - calls <= 1);
+        simdisk_free(large.sim);
+        simdisk_free(sim);
+}
+
 /* Written by a newer treaty: refused before anything is touched. */
 static void test_newer(void **state) {
         SimDisk *sim = make_log(true, 8192, 40);
@@ -209,7 +246,7 @@ int main(void) {
                 cmocka_unit_test(test_flip_sealed),     cmocka_unit_test(test_flip_open_end),
                 cmocka_unit_test(test_flip_segments),   cmocka_unit_test(test_rot_while_running),
                 cmocka_unit_test(test_cut_in_recovery), cmocka_unit_test(test_lost_segment),
-                cmocka_unit_test(test_newer),
+                cmocka_unit_test(test_newer),           cmocka_unit_test(test_unreadable),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
