@@ -97,7 +97,7 @@ typedef struct Requests {
         unsigned n;       /* all */
         unsigned n_refusals;
         size_t bytes;
-        Decided decided[256];
+        Decided decided[LIMIT_DECIDED];
         unsigned n_decided;
         uint8_t nonce[16];
         uint64_t incarnation; /* 0: not announced yet */
