@@ -88,7 +88,7 @@ static void slow_ends(void *p, uint64_t what) {
 static void full_ends(void *p, uint64_t life) {
         SimHost *host = p;
         if (host->life == life)
-                simdisk_set_room(host->disk, UINT64_MAX);
+                simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);
 }
 
 static void power_later(void *p, uint64_t life) {
@@ -169,6 +169,7 @@ static void strike(Fault fault) {
         case FAULT_FULL:
                 note("%s: disk full", host->name);
                 simdisk_set_room(host->disk, simdisk_used(host->disk) + below(300 * 1024));
+                store_full(host, chance(5000));
                 world.disturbed_usec = world.now;
                 at(world.now + a_while(500 * MSEC, 15 * SEC), full_ends, host, host->life);
                 return;
@@ -236,7 +237,7 @@ void faults_end(void) {
                 SimHost *host = world.hosts[a];
                 host->paused_until = MIN(host->paused_until, world.now);
                 host->stalled_until = 0;
-                simdisk_set_room(host->disk, UINT64_MAX);
+                simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);
                 for (unsigned b = 0; b < world.n_hosts; b++) {
                         net_cut(a, b, false);
                         net_slow(a, b, 0);

@@ -272,6 +272,7 @@ void host_kill(SimHost *host, bool power) {
         end_process(host, false);
         net_gone(host, power);
         simdisk_set_room(host->disk, UINT64_MAX);
+        store_full(host, false);
         if (!power) {
                 simdisk_kill(host->disk);
                 simdisk_die_at(host->disk, UINT64_MAX);
@@ -291,6 +292,7 @@ void host_stop(SimHost *host) {
         note("%s: stops", host->name);
         world.disturbed_usec = world.now;
         simdisk_set_room(host->disk, UINT64_MAX);
+        store_full(host, false);
         simdisk_die_at(host->disk, UINT64_MAX);
         simdisk_fail_at(host->disk, UINT64_MAX, 0);
         end_process(host, true);

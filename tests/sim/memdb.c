@@ -287,7 +287,7 @@ void memdb_cut(const char *path, unsigned keep) {
         file->pages = 0;
 }
 
-static char full_directory[8][96];
+static char full_directory[16][96];
 
 void memdb_set_full(const char *directory, bool full) {
         size_t free_slot = ELEMENTSOF(full_directory);

@@ -223,6 +223,7 @@ uint64_t clients_count(void);
 
 extern const char store_program[];
 void store_look(SimHost *host);                  /* after each step: what is durable now */
+void store_full(SimHost *host, bool full);       /* no room, also for what is open */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
 
 /* ---- simulate.c ---- */

@@ -10,6 +10,10 @@ const char store_program[] = "simulate";
 void store_look(SimHost *host) {
 }
 
+void store_full(SimHost *host, bool full) {
+        memdb_set_full(host->directory, full);
+}
+
 void store_cut(SimHost *host, const char *name) {
         char path[400];
         snprintf(path, sizeof(path), "%s/%s", host->directory, name);

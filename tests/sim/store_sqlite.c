@@ -11,6 +11,10 @@
 
 const char store_program[] = "simulate-sqlite";
 
+/* Not here: only the log's disk fills up. */
+void store_full(SimHost *host, bool full) {
+}
+
 /* What a checkpoint synced cannot be taken away by a power cut. */
 void store_look(SimHost *host) {
         TreeStatus status;

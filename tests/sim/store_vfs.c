@@ -4,6 +4,10 @@
 
 const char store_program[] = "simulate-sqlite";
 
+/* Not here: only the log's disk fills up. */
+void store_full(SimHost *host, bool full) {
+}
+
 void store_look(SimHost *host) {
 }
 
