@@ -24,6 +24,8 @@ BACK = 30  # within this all is well again, without anybody
 
 Kind = collections.namedtuple("Kind", "name weight do disk")
 KINDS = {}
+# What agents say of a disk that went back in time: its own, or when a peer has one.
+OLD_DISK = "The log is damaged|its state is a copy or was set back"
 
 
 def kind(name, weight, disk=False):
@@ -245,22 +247,41 @@ class Nemesis:
         host = self.one_or_leader()
         host.keep_disk()
         took = self.wait(0.5, 4)
-        restarted = self.chance.random() < 0.3
+        between, others_too = self.chance.random() < 0.4, self.chance.random() < 0.25
+        if between:  # then its start numbers repeat themselves
+            self.kill_agents([host])
+            until(lambda: healthy(host), BACK, f"{host.name} to start once more", step=0.1)
         self.fleet.crash([host])
-        if restarted:
+        if others_too:
             self.fleet.crash([h for h in self.hosts if h.name != host.name])
         host.put_back_disk()
+        since = time.time()
         self.fleet.boot([h for h in self.hosts if h.state == "off"])
-        self.must_be_refused(host)
-        self.join_anew(host)
-        return f"{host.name}, {took} old{', all others started anew, too' if restarted else ''}"
+        noticed = self.notices(host, since, certain=not others_too)
+        well = self.gets_well(host, 8)
+        if not well:
+            self.join_anew(host)
+        return (f"{host.name}, {took} old{', started once more since' if between else ''}"
+                f"{', all others started anew, too' if others_too else ''}: {'noticed' if noticed else 'nobody remembered'}, "
+                f"{'well by itself' if well else 'joined anew'}")
 
-    def must_be_refused(self, host):
-        """It has to find out by itself, and say so: it neither votes nor serves with what it has."""
-        until(lambda: not healthy(host), 15, f"{host.name} to notice that its disk is of yesterday", step=0.1)
-        time.sleep(0.5)
-        if healthy(host):
-            raise LabError(f"{host.name} came up with the disk of yesterday and goes on as if nothing had happened")
+    def notices(self, host, since, certain):
+        """Somebody says that this disk is old, or the host that it may have lost what it promised."""
+        def said():
+            return any(h.journal("-u", "treatyd.service", f"--since=@{int(since)}", f"--grep={OLD_DISK}", check=False).strip()
+                       for h in self.hosts)
+        try:
+            return until(said, 15 if certain else 3, f"anybody to notice that the disk of {host.name} is of yesterday", step=0.3)
+        except LabError:
+            if certain:
+                raise
+            return False
+
+    def gets_well(self, host, seconds):
+        try:
+            return until(lambda: healthy(host), seconds, "", step=0.1)
+        except LabError:
+            return False
 
     # -- what only an operator does -------------------------------------------------------------------------------
 
@@ -280,6 +301,11 @@ class Nemesis:
             told = (done.stderr or done.stdout).strip()
             if done.returncode == 0 or "already" in told.lower():
                 return
+            if "move the state directory away" in told:
+                # Whoever was removed keeps nothing of who it was; so the agent says, and so the operator does.
+                host.run("systemctl", "stop", "treatyd.service")
+                host.run("find", STATE, "-mindepth", "1", "!", "-name", "lost+found", "-delete")
+                host.run("systemctl", "start", "treatyd.service")
             time.sleep(0.5)
             token = cluster.try_token(other) or token
         raise LabError(f"{host.name} cannot join again: {told}")

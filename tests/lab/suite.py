@@ -19,7 +19,7 @@ from .tools import LabError, run, say
 
 PARTS = ("format", "units", "simulation", "bank", "hosts")
 UNIT_SECONDS = 14 * 60
-HOST_SECONDS = 15 * 60
+HOST_SECONDS = 20 * 60
 BANK_SECONDS = 10 * 60  # compiling it the first time included
 
 
