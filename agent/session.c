@@ -202,16 +202,16 @@ static int end_if_silent(const TreeSession *session, void *userdata) {
 
 static void watch_sessions(Agent *agent) {
         Sessions *sessions = &agent->sessions;
-        uint64_t gap = agent->now_usec - sessions->last_look_usec;
+        uint64_t gap = agent->now_usec - sessions->last_look_usec, pause = agent->options.session_usec / 20;
 
         /* A look costs a walk through all sessions: often enough to be timely, no more. */
-        if (gap < agent->options.session_usec / 20)
+        if (gap < pause)
                 return;
 
         sessions->last_look_usec = agent->now_usec;
         if (!hall_is_ready_leader(agent))
                 return;
-        if (sessions->watch_term != agent->raft_status.term || gap > USEC_PER_SEC) {
+        if (sessions->watch_term != agent->raft_status.term || gap > pause + USEC_PER_SEC) {
                 sessions->watch_term = agent->raft_status.term;
                 watch_clear(agent);
         }
