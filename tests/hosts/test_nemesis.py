@@ -19,7 +19,6 @@ def victims():
         fleet.down()
 
 
-
 @pytest.mark.parametrize("kind", list(nemesis.KINDS))
 def test_three_rounds_of(victims, kind):
     """Nothing lost, nothing done twice, nothing seen out of order, all trees equal, all hosts back by themselves."""
