@@ -430,7 +430,9 @@ def main():
     parser.add_argument("--better", action="store_true",
                         help="also search those that the first kind of command named by the bug did not find")
     parser.add_argument("--production", default=f"{CHECKOUT}/build", help="the build without bugs")
-    options, _ = parser.parse_known_args()
+    # What follows "run NAME" belongs to the program.
+    running = sys.argv[1:2] == ["run"]
+    options = parser.parse_intermixed_args(sys.argv[1:3] if running else None)
     bugs = plant.bugs()
     if options.verb == "table":
         with open(PAGE, "w") as f:
@@ -442,9 +444,10 @@ def main():
     if options.verb == "build":
         return 0
     if options.verb == "run":
-        arguments = sys.argv[sys.argv.index(options.names[0]) + 1:]
+        if len(sys.argv) < 4:
+            parser.error("run NAME PROGRAM ARGUMENT…; the name 'none' wakes no bug")
         os.environ["TREATY_BUG"] = options.names[0] if options.names[0] != "none" else ""
-        command = argv(shlex.join(arguments))
+        command = argv(shlex.join(sys.argv[3:]))
         os.execv(command[0], command)
     picked = chosen(bugs, options.names)
     began = time.monotonic()
