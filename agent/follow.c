@@ -84,6 +84,7 @@ static void batch_arrived(PeersCall *call, Bytes bytes, void *userdata) {
                 follow->heard_usec = agent->now_usec;
         }
         follow->commit = MAX(follow->commit, batch.commit);
+        follow->n_vain = 0;
         if (older)
                 ; /* a server that does not know the newest leader yet: nothing is taken from it */
         else if (batch.need_snapshot) {
@@ -104,6 +105,14 @@ static void follow_ended(PeersCall *call, PeersStatus status, const char *text, 
         hall_wake(agent);
 }
 
+static uint64_t any_connected(Agent *agent) {
+        unsigned n = HASH_COUNT(agent->members.connections), i = 0;
+        for (Connection *c = agent->members.connections; c; c = c->hh.next)
+                if (i++ == agent->follow.turn % n)
+                        return members_connection(agent, c->host) ? c->host : 0;
+        return 0;
+}
+
 /* The next voter in turn; the leader only when nobody else is connected. */
 static uint64_t choose_server(Agent *agent) {
         const Conf *conf = &agent->tree_status.conf;
@@ -113,19 +122,23 @@ static uint64_t choose_server(Agent *agent) {
                 uint64_t id = conf->voters[(agent->follow.turn + i) % conf->n_voters].id;
                 if (id == agent->host.id || !members_connection(agent, id))
                         continue;
-                if (id != leader) {
+                if (id != leader && agent->follow.n_vain <= 2 * conf->n_voters) {
                         agent->follow.turn += i + 1;
                         return id;
                 }
                 last = id;
         }
         agent->follow.turn++;
+        /* The voters it knows do not serve (any more), and from nobody else will it learn who votes now. */
+        if (agent->follow.n_vain > 2 * conf->n_voters)
+                return any_connected(agent);
         return last;
 }
 
 static void follow_begin(Agent *agent) {
         Follow *follow = &agent->follow;
         uint64_t server = choose_server(agent);
+        follow->n_vain++;
 
         follow->retry_usec = agent->now_usec + RETRY_USEC;
         if (server == 0)

@@ -278,7 +278,8 @@ typedef struct Follow {
         size_t n_bytes; /* in the queue */
         Follower *followers;
         unsigned n_followers;
-        unsigned turn; /* round robin over voters */
+        unsigned turn;   /* round robin over voters */
+        unsigned n_vain; /* tries since anybody gave anything */
 } Follow;
 
 void follow_work(Agent *agent); /* turn: begin, restart, leave a silent server */

@@ -547,6 +547,9 @@ static void removal_work(Removal *removal) {
 static int task_new(Agent *agent, AdminAction action, uint64_t host, uint64_t timeout_usec, RequestDone done,
                     void *userdata) {
         Roles *roles = &agent->roles;
+        if (host == 0) /* to the core that means "the best one": nobody would ever be it, and leaders change
+                          for ever */
+                return -EINVAL;
         if (roles->n_removals >= MAX_TASKS)
                 return -EBUSY;
         Removal *removal = calloc(1, sizeof(Removal));
@@ -612,7 +615,7 @@ static void served_done(const RequestAnswer *answer, void *userdata) {
 void roles_called(Agent *agent, PeersCall *call, Bytes bytes) {
         AdminRequest request;
 
-        if (wire_admin_request_decode(bytes, &request) < 0) {
+        if (wire_admin_request_decode(bytes, &request) < 0 || request.host == 0) {
                 agent->outside.call_end(agent->outside.userdata, call, PEERS_INVALID, "malformed request");
                 return;
         }

@@ -259,6 +259,9 @@ static void watch_end(SimHost *host) {
                 story.watch[host->i] = watch_free(story.watch[host->i]);
 }
 
+void clients_wiped(SimHost *host) {
+}
+
 void clients_killed(SimHost *host) {
         watch_end(host);
 }

@@ -268,12 +268,17 @@ static void look(Client *client) {
 
         op->revision = agent_revision(host->agent);
         int r = agent_get(host->agent, op->path, &entry);
-        if (r < 0 && host->disk_fails) { /* its machine is dying */
+        if (r < 0 && (host->disk_fails || host->touched)) { /* its machine is dying */
                 op_ends(client, OP_NEVER);
                 return;
         }
         if (r < 0)
                 broken("%s: %s cannot be read: %d", host->name, op->path, r);
+        if (host->touched ||
+            host->leaving) { /* a row that rotted away cannot be told from one that never was */
+                op_ends(client, OP_NEVER);
+                return;
+        }
         op->found = r == 0;
         if (op->found) {
                 op->value = hash_bytes(entry.value);
@@ -285,7 +290,7 @@ static void look(Client *client) {
                                host->name, (unsigned long long)op->revision, (unsigned long long)op->seen);
                 seen_revision = MAX(seen_revision, op->revision);
         }
-        if (op->revision < host->revision_before && !host->unsure)
+        if (op->revision < host->revision_before && !host->unsure && !host->touched)
                 broken("%s: a read at revision %llu after one at %llu", host->name,
                        (unsigned long long)op->revision, (unsigned long long)host->revision_before);
         host->revision_before = op->revision;
@@ -401,6 +406,13 @@ static int watcher_told(const WatchEvent *event, void *userdata) {
                 return 0;
         case WATCH_COMPACTED:
         case WATCH_OVERFLOW:
+                if (watcher->host->touched || watcher->host->leaving || watcher->host->disk_fails) {
+                        watcher->watch = NULL; /* opened again where it ended */
+                        if (watcher->n_seen > 0)
+                                watcher->next = watcher->seen[0].revision;
+                        watcher->n_seen = 0;
+                        return 0;
+                }
                 broken("%s: a watch on %s ended at %llu", watcher->host->name, watcher->subtree,
                        (unsigned long long)event->revision);
         case WATCH_PUT:
@@ -590,6 +602,17 @@ bool clients_quiet(void) {
                 if (clients[i].op)
                         return false;
         return true;
+}
+
+void clients_wiped(SimHost *host) {
+        size_t kept = 0;
+        for (size_t i = 0; i < n_unknown; i++) {
+                if (ops[unknown[i]].host == host)
+                        ops[unknown[i]].state = OP_FORGOTTEN;
+                else
+                        unknown[kept++] = unknown[i];
+        }
+        n_unknown = kept;
 }
 
 static void finally_written(const RequestAnswer *answer, void *userdata) {

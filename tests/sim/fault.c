@@ -21,12 +21,26 @@ typedef enum Fault {
         FAULT_SYNC,
         FAULT_STOP,
         FAULT_TRANSFER,
+        FAULT_RING,
+        FAULT_BRIDGE,
+        FAULT_FLAP,
+        FAULT_BREAK,
+        FAULT_EFFECT,
+        FAULT_STALL_KILL,
+        FAULT_WALL,
+        FAULT_VOTERS,
+        FAULT_REPLACE,
+        FAULT_ROT,
+        FAULT_ROLLBACK,
         _FAULT_MAX,
 } Fault;
 
 static const char *const names[_FAULT_MAX] = {
-        "reset",     "slow", "cut",   "one-way", "isolate-leader", "kill", "kill-leader", "power",
-        "power-all", "torn", "pause", "stall",   "full",           "sync", "stop",        "transfer",
+        "reset",       "slow",  "cut",       "one-way",    "isolate-leader", "kill",
+        "kill-leader", "power", "power-all", "torn",       "pause",          "stall",
+        "full",        "sync",  "stop",      "transfer",   "ring",           "bridge",
+        "flap",        "break", "effect",    "stall-kill", "wall",           "voters",
+        "replace",     "rot",   "rollback",
 };
 
 static_assert(_FAULT_MAX <= FAULT_KINDS, "each has a bit and a sum");
@@ -97,6 +111,109 @@ static void power_later(void *p, uint64_t life) {
                 return;
         host_kill(host, true);
         host_restart_at(host, world.now + a_while(10 * MSEC, 10 * SEC));
+}
+
+/* ---- Partitions that are not two halves ---- */
+
+/* Everybody hears two neighbours only: each is in a majority, none sees the same. */
+static void cut_ring(uint64_t usec) {
+        unsigned n = world.n_hosts, shift = (unsigned)below(n);
+        for (unsigned a = 0; a < n; a++)
+                for (unsigned b = 0; b < n; b++) {
+                        unsigned apart = (a + n - b) % n;
+                        if (a != b && apart != 1 && apart != n - 1)
+                                cut_for((a + shift) % n, (b + shift) % n, usec);
+                }
+}
+
+/* Two groups that see one host, but not each other. */
+static void cut_bridge(uint64_t usec) {
+        unsigned bridge = any()->i, group = (unsigned)below(1u << world.n_hosts);
+        for (unsigned a = 0; a < world.n_hosts; a++)
+                for (unsigned b = 0; b < world.n_hosts; b++)
+                        if (a != bridge && b != bridge && (group >> a & 1) != (group >> b & 1))
+                                cut_for(a, b, usec);
+}
+
+static void flaps(void *p, uint64_t what) {
+        unsigned a = what & 0xff, b = what >> 8 & 0xff, left = what >> 16 & 0xff;
+        cut_for(a, b, between(5, 400) * MSEC);
+        if (chance(5000))
+                cut_for(b, a, between(5, 400) * MSEC);
+        if (left > 0 && world.faults)
+                at(world.now + between(100, 900) * MSEC, flaps, NULL,
+                   (uint64_t)(left - 1) << 16 | b << 8 | a);
+}
+
+/* ---- Disks that somebody touched: on one host at most, so that a majority is well ---- */
+
+static SimHost *victim;
+
+static int choose_file(const char *name, void *userdata) {
+        char *chosen = userdata;
+        bool ours = strncmp(name, "log-", 4) == 0 || strncmp(name, "tree-", 5) == 0 ||
+                    strncmp(name, "build-", 6) == 0;
+        if (ours && (!chosen[0] || chance(5000)))
+                snprintf(chosen, 64, "%s", name);
+        return 0;
+}
+
+static void rot(SimHost *host) {
+        char name[64] = "";
+        Disk *disk = simdisk_disk(host->disk);
+        if (disk->ops->list(disk, choose_file, name) < 0 || !name[0])
+                return;
+        uint64_t size = simdisk_size_of(host->disk, name);
+        if (size == 0)
+                return;
+        uint64_t offset = below(size);
+        note("%s: a byte rots: %s at %llu", host->name, name, (unsigned long long)offset);
+        (void)simdisk_flip(host->disk, name, offset, (uint8_t)between(1, 255));
+        host->touched = true;
+        promise_forgive(host);
+        if (host->agent && chance(5000)) { /* found at the next start */
+                host_kill(host, chance(5000));
+                host_restart_at(host, world.now + below(SEC));
+        }
+}
+
+static void set_back(SimHost *host) {
+        if (!host->image) {
+                host->image = simdisk_copy(host->disk);
+                return;
+        }
+        note("%s: starts from an older image of its disk", host->name);
+        host_kill(host, true);
+        simdisk_free(host->disk);
+        host->disk = TAKE(host->image);
+        host->touched = true;
+        promise_forgive(host);
+        host_restart_at(host, world.now + below(SEC));
+}
+
+static bool may_touch(SimHost *host) {
+        const SimHost *leader = host_leader();
+        if (!leader || !host_is_in(host))
+                return false;
+        const RaftStatus *status = &leader->agent->raft_status;
+        if (status->conf->n_voters < 3 || status->conf->n_old > 0 || !status->conf_committed)
+                return false;
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (world.hosts[i]->leaving || !world.hosts[i]->agent)
+                        return false;
+        if (!victim)
+                victim = host;
+        return host == victim && !host->touched;
+}
+
+static void stall_and_kill(SimHost *host, SimHost *leader);
+
+static void killed_later(void *p, uint64_t life) {
+        SimHost *host = p;
+        if (host->life != life || !host->agent)
+                return;
+        host_kill(host, false);
+        host_restart_at(host, world.now + a_while(10 * MSEC, 5 * SEC));
 }
 
 static void transferred(const RequestAnswer *answer, void *userdata) {
@@ -181,13 +298,67 @@ static void strike(Fault fault) {
                 host_stop(host);
                 host_restart_at(host, world.now + a_while(10 * MSEC, 5 * SEC));
                 return;
-        case FAULT_TRANSFER:
-                if (host_is_in(host) && host_runs(host) && any()->id != 0)
-                        (void)agent_transfer(host->agent, any()->id, transferred, NULL);
+        case FAULT_TRANSFER: {
+                uint64_t heir = any()->id;
+                if (host_is_in(host) && host_runs(host) && heir != 0)
+                        (void)agent_transfer(host->agent, heir, transferred, NULL);
+                return;
+        }
+        case FAULT_RING:
+                cut_ring(a_while(500 * MSEC, 20 * SEC));
+                return;
+        case FAULT_BRIDGE:
+                cut_bridge(a_while(500 * MSEC, 20 * SEC));
+                return;
+        case FAULT_FLAP: {
+                unsigned other = any()->i;
+                flaps(NULL, between(3, 30) << 16 | (uint64_t)other << 8 | host->i);
+                return;
+        }
+        case FAULT_BREAK:
+                net_break_calls(host);
+                return;
+        case FAULT_EFFECT:
+                host->die_in = (unsigned)between(1, 200);
+                return;
+        case FAULT_STALL_KILL:
+                stall_and_kill(host, leader);
+                return;
+        case FAULT_WALL:
+                host->wall_usec = (int64_t)below(20 * 365 * 86400 * SEC) - (int64_t)(10 * 365 * 86400 * SEC);
+                return;
+        case FAULT_VOTERS:
+                world.max_voters = 3 + 2 * (unsigned)below(2);
+                for (unsigned j = 0; j < world.n_hosts; j++)
+                        if (world.hosts[j]->agent)
+                                world.hosts[j]->agent->options.max_voters = world.max_voters;
+                return;
+        case FAULT_REPLACE:
+                if (world.n_hosts > 1 && host_is_in(host) && operator_may_replace(host))
+                        operator_replace(host);
+                return;
+        case FAULT_ROT:
+                if (may_touch(host))
+                        rot(host);
+                return;
+        case FAULT_ROLLBACK:
+                if (store_is_on_disk && may_touch(host))
+                        set_back(host);
                 return;
         case _FAULT_MAX:
                 return;
         }
+}
+
+/* A term begins and goes on while one host's disk hangs; what it heard meanwhile reaches its tree and not
+ * its log, and then its process is gone. */
+static void stall_and_kill(SimHost *host, SimHost *leader) {
+        host->stalled_until = world.now + between(300, 4000) * MSEC;
+        world.disturbed_usec = MAX(world.disturbed_usec, host->stalled_until);
+        SimHost *heir = any();
+        if (leader && leader != host && heir != host && heir->id != 0 && host_runs(leader))
+                (void)agent_transfer(leader->agent, heir->id, transferred, NULL);
+        at(world.now + between(200, 2500) * MSEC, killed_later, host, host->life);
 }
 
 static unsigned n_rounds; /* of faults; those of an earlier one strike no more */
@@ -207,6 +378,8 @@ static void strikes(void *p, uint64_t what) {
 void limits_draw(void) {
         static const uint64_t disks[] = {600, 600, 600, 5 * MSEC, 30 * MSEC};
         world.disk_usec = disks[below(ELEMENTSOF(disks))];
+        if (chance(3000)) /* clocks that run at their own speeds */
+                world.drift_ppm = chance(7000) ? 200 : 50000;
         if (chance(4000))
                 world.uncommitted_bytes = 300u << below(6);
         if (chance(3000))
@@ -217,7 +390,7 @@ void faults_begin(void) {
         world.faults = true;
         n_rounds++;
         unsigned share = (unsigned)between(1000, 7000);
-        char text[200] = "";
+        char text[300] = "";
         for (unsigned i = 0; i < _FAULT_MAX; i++) {
                 if (!chance(share))
                         continue;
@@ -246,5 +419,6 @@ void faults_end(void) {
                         host_restart_at(host, world.now + below(SEC));
                 host_wake(host);
         }
+        operator_stop();
         world.disturbed_usec = world.now;
 }

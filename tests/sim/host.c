@@ -13,7 +13,8 @@ static void turn_at(SimHost *host, uint64_t usec);
 /* ---- What the agent may ask ---- */
 
 uint64_t host_now(const SimHost *host) {
-        return world.now - host->booted_usec + host->boot_offset_usec;
+        uint64_t usec = world.now - host->booted_usec;
+        return usec + (uint64_t)((int64_t)usec * host->drift_ppm / 1000000) + host->boot_offset_usec;
 }
 
 static uint64_t out_now(void *userdata) {
@@ -21,7 +22,7 @@ static uint64_t out_now(void *userdata) {
 }
 
 static uint64_t out_wall(void *userdata) {
-        return UINT64_C(1700000000) * SEC + world.now;
+        return UINT64_C(1700000000) * SEC + world.now + (uint64_t)((SimHost *)userdata)->wall_usec;
 }
 
 static void out_random(void *userdata, void *data, size_t size) {
@@ -66,7 +67,7 @@ static void disk_kick(SimHost *host) {
 
 static void failed(SimHost *host, int r) {
         note("%s: ended by itself: %s", host->name, strerror(-r));
-        if (!host->disk_fails)
+        if (!host->disk_fails && !operator_helps(host))
                 broken("%s ended by itself: %s", host->name, strerror(-r));
         host_kill(host, host->disk_cut);
         host_restart_at(host, world.now + between(10 * MSEC, 3 * SEC));
@@ -166,6 +167,8 @@ SimHost *host_add(void) {
         out_random(host, host->machine, sizeof(host->machine));
         host->disk = simdisk_new(random_next(&host->random));
         host->boot_offset_usec = between(1, 100 * SEC);
+        if (world.drift_ppm > 0)
+                host->drift_ppm = (int64_t)below(2 * world.drift_ppm + 1) - (int64_t)world.drift_ppm;
         world.hosts[world.n_hosts++] = host;
         return host;
 }
@@ -225,16 +228,24 @@ void host_start(SimHost *host) {
         host->durable = UINT64_MAX;
         host->turn_at = USEC_INFINITY;
         host->disk_fails = host->disk_cut = false;
+        host->die_in = 0;
         note("%s: starts, life %u", host->name, host->life);
         host->dying = true; /* woken before the agent is there */
         Agent *agent = NULL;
         int r = agent_new(&agent, &options);
         host->dying = false;
+        if (r < 0 && operator_helps(host)) {
+                note("%s: does not start: %s", host->name, strerror(-r));
+                simdisk_kill(host->disk);
+                if (!host->leaving)
+                        host_restart_at(host, world.now + SEC);
+                return;
+        }
         if (r < 0)
                 broken("%s does not start: %s", host->name, strerror(-r));
         host->agent = agent;
         host->id = agent->host.id;
-        if (agent->damaged && !world.may_rot)
+        if (agent->damaged && !world.may_rot && !host->touched)
                 broken("%s calls its log damaged", host->name);
         store_look(host);
         net_back(host);

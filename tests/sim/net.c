@@ -661,6 +661,12 @@ void net_reset(unsigned a, unsigned b) {
         side_ends(c, s, PEERS_DOWN_RESET, true);
 }
 
+void net_break_calls(SimHost *host) {
+        for (PeersCall *call = calls; call; call = call->hh.next)
+                if (call->host == host || call->far == host)
+                        at(world.now + below(50 * MSEC), call_breaks, NULL, call->id);
+}
+
 void net_slow(unsigned from, unsigned to, uint64_t usec) {
         slow[from][to] = usec;
 }

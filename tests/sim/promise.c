@@ -268,8 +268,27 @@ static void conf_written(Shadow *shadow, uint64_t index) {
         shadow->confs[0] = index;
 }
 
+static void is_gone(void *p, uint64_t life) {
+        SimHost *host = p;
+        if (host->life != life || !host->agent)
+                return;
+        host_kill(host, false);
+        host_restart_at(host, world.now + between(10, 3000) * MSEC);
+}
+
+/* The process may end between any two of its effects: nothing that comes after one leaves it. */
+static void effect(SimHost *host) {
+        if (host->die_in == 0 || host->dying || --host->die_in > 0)
+                return;
+        host->dying = host->disk_fails = true;
+        simdisk_die_at(host->disk, 0);
+        at(world.now, is_gone, host, host->life);
+}
+
 int __wrap_log_submit(Log *log, const LogBatch *batch) {
         Shadow *shadow = shadow_of_log(log);
+        if (shadow)
+                effect(world.hosts[shadow - shadows]);
         int r = __real_log_submit(log, batch);
         if (r < 0 || !shadow)
                 return r;
@@ -418,7 +437,7 @@ int __wrap_log_open(Log **ret, const LogOptions *options, const uint8_t nonce[st
                 if (shadows[i].log == *ret)
                         shadows[i].log = NULL; /* of a process that is gone */
         bool whole = image_load(&found, *ret) >= 0 && r == 0;
-        if (whole && !forgiven[shadow - shadows])
+        if (whole && !forgiven[shadow - shadows] && !world.hosts[shadow - shadows]->touched)
                 compare_start(shadow, &found);
         forgiven[shadow - shadows] = false;
         shadow->log = *ret;
@@ -434,7 +453,7 @@ int __wrap_log_open(Log **ret, const LogOptions *options, const uint8_t nonce[st
 static void compare_disk(SimHost *host, Shadow *shadow) {
         static const uint8_t nonce[16];
         static const uint64_t sparse = 64;
-        if (++n_promises < next_sample || host->disk_fails || forgiven_usec[host->i] != 0)
+        if (++n_promises < next_sample || host->disk_fails || host->touched || forgiven[host->i])
                 return;
         next_sample = n_promises + sparse + simdisk_used(host->disk) / 512;
         n_samples++;
@@ -498,6 +517,7 @@ int __wrap_hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         Shadow *shadow = &shadows[host->i];
         const RaftMessage *m = &letter->raft;
 
+        effect(host);
         if (letter->kind == LETTER_RAFT && !host->dying && host_is_in(host)) {
                 bool vote = m->type == RAFT_VOTE || (m->type == RAFT_VOTE_REPLY && !m->refused);
                 bool ack = m->type == RAFT_APPEND_REPLY && !m->refused;
@@ -673,7 +693,7 @@ void promise_look(SimHost *host) {
                 broken("%s goes from term %llu back to %llu", host->name, LLU(shadow->term),
                        LLU(status->term));
         shadow->term = status->term;
-        if (agent->follow.active || !status->keeps_log || agent->damaged) {
+        if (agent->follow.active || !status->keeps_log || agent->damaged || host->touched) {
                 shadow->commit = 0;
                 return;
         }

@@ -9,6 +9,7 @@
  *      promise.c   what was promised is on disk
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
+ *      operator.c  who replaces a host
  *      store_…     what lies below the tree: SQLite, or memory (memdb.c) in its place
  *      seen.c      which rare places were reached
  *      simulate.c  the plot of a run
@@ -78,6 +79,7 @@ typedef struct World {
         size_t segment_bytes; /* of the log */
 
         size_t uncommitted_bytes, cache_bytes; /* 0: as in production */
+        uint64_t drift_ppm;                    /* of clocks, at most */
         uint64_t disk_usec;                    /* a piece of work takes up to this */
 
         bool faults, clients;
@@ -150,6 +152,13 @@ struct SimHost {
                 uint64_t since_usec;
                 unsigned generation; /* of wishes */
         } own[OWN_SLOTS];
+        /* What the operator and the faults know of it. */
+        bool touched, leaving; /* its disk was tampered with; it is being replaced */
+        unsigned ends;         /* times it ended or did not start since it was touched */
+        unsigned die_in;       /* effects, then the process is gone; 0: lives */
+        int64_t drift_ppm, wall_usec;
+        SimDisk *image; /* yesterday's disk */
+
         bool finally_wrote;
         unsigned finally_tries;
 };
@@ -176,6 +185,7 @@ void net_back(SimHost *host);
 void net_cut(unsigned from, unsigned to, bool cut); /* one way */
 bool net_is_cut(unsigned from, unsigned to);
 void net_reset(unsigned a, unsigned b);
+void net_break_calls(SimHost *host);
 void net_slow(unsigned from, unsigned to, uint64_t usec); /* added to each delay */
 
 /* ---- ghost.c ---- */
@@ -210,6 +220,7 @@ void promise_tell(void);
 void clients_begin(void);
 void clients_look(SimHost *host); /* after each turn: what was seen is compared */
 void clients_killed(SimHost *host);
+void clients_wiped(SimHost *host); /* nobody can be asked any more for what it offered */
 bool clients_quiet(void);   /* nobody waits for anything */
 bool clients_decided(void); /* asks for Unknown outcomes; true when all are known */
 void clients_final(void);
@@ -222,6 +233,7 @@ uint64_t clients_count(void);
 /* ---- store_memory.c or store_sqlite.c: what lies below the tree, chosen when linking ---- */
 
 extern const char store_program[];
+extern const bool store_is_on_disk; /* the tree's files lie on the simulated disk */
 void store_look(SimHost *host);                  /* after each step: what is durable now */
 void store_full(SimHost *host, bool full);       /* no room, also for what is open */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
@@ -260,6 +272,13 @@ Run shrink(const Run *run, int status, const char *text, uint64_t usec);
 void seen_share(void);        /* before any run */
 void seen_add(void);          /* what this run saw */
 unsigned seen_tell(bool all); /* returns how many places nobody saw */
+
+/* ---- operator.c ---- */
+
+void operator_replace(SimHost *host); /* removed as a member, wiped, joined anew */
+bool operator_may_replace(const SimHost *host);
+void operator_stop(void);             /* whoever was touched and is not well is replaced */
+bool operator_helps(SimHost *host);   /* it ended or does not start: is that somebody's doing? */
 
 /* ---- fault.c ---- */
 

@@ -46,7 +46,8 @@ static void joined(JoinAnswer answer, const char *why, void *userdata) {
 static void join_all(void *p, uint64_t a) {
         for (unsigned i = 0; i < world.n_hosts; i++) {
                 SimHost *host = world.hosts[i];
-                if (!host_runs(host) || host->joining || host->automatic || host_is_in(host))
+                if (!host_runs(host) || host->joining || host->automatic || host->leaving ||
+                    host_is_in(host))
                         continue;
                 if (agent_join(host->agent, world.token, true, joined, host) == 0)
                         host->joining = true;
@@ -194,7 +195,7 @@ static void session_ends(void) {
                 return; /* without it there is no quorum */
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "/eph/%s", host->name);
-        uint64_t died_usec = world.now, bound = world.session_usec + 2 * SEC + 500 * MSEC;
+        uint64_t died_usec = world.now, bound = world.session_usec * 11 / 10 + 2 * SEC + 500 * MSEC;
         if (host == host_leader())
                 bound += 4 * world.election_usec;
         host_kill(host, chance(5000));

@@ -6,6 +6,7 @@
 #include "memdb.h"
 
 const char store_program[] = "simulate";
+const bool store_is_on_disk = false;
 
 void store_look(SimHost *host) {
 }

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 const char store_program[] = "simulate-sqlite";
+const bool store_is_on_disk = false;
 
 /* Not here: only the log's disk fills up. */
 void store_full(SimHost *host, bool full) {

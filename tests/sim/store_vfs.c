@@ -3,6 +3,7 @@
 #include "sim.h"
 
 const char store_program[] = "simulate-sqlite";
+const bool store_is_on_disk = true;
 
 /* Not here: only the log's disk fills up. */
 void store_full(SimHost *host, bool full) {

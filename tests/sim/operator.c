@@ -1,0 +1,138 @@
+/* Who replaces a host: asks for its removal until it is done, moves its state away, starts it anew under its
+ * old name; it joins as a new member. Whoever was touched (rot, an old image) and cannot start, ends again
+ * and again, or is still not known to be well when the faults end, is replaced: whatever happened to one
+ * host, the others have everything. */
+#include "sim.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+static bool acting, token_asked;
+
+static void new_token(void *p, uint64_t a);
+
+static void token_made(const RequestAnswer *answer, const char *token, void *userdata) {
+        token_asked = false;
+        if (answer->answer == ANSWER_DONE && token)
+                snprintf(world.token, sizeof(world.token), "%s", token);
+        else
+                at(world.now + SEC, new_token, NULL, 0);
+}
+
+/* A token names the host that made it: when that one goes, nobody finds the cluster by it. */
+static void new_token(void *p, uint64_t a) {
+        TokenRequest request = {.lifetime_usec = 100 * 3600 * SEC, .uses = 1000, .class = MEMBER_FULL};
+        SimHost *host = host_leader();
+        if (token_asked)
+                return;
+        token_asked = host && host_runs(host) && agent_token(host->agent, &request, token_made, NULL) == 0;
+        if (!token_asked)
+                at(world.now + SEC, new_token, NULL, 0);
+}
+
+static void removed(const RequestAnswer *answer, void *userdata) {
+        SimHost *host = userdata;
+        note("%s: removal -> %d", host->name, answer->answer);
+}
+
+/* Somebody of the cluster who is well. */
+static SimHost *somebody_else(const SimHost *host) {
+        for (unsigned n = 0; n < 8; n++) {
+                SimHost *other = world.hosts[below(world.n_hosts)];
+                if (other != host && !other->touched && !other->leaving && host_runs(other) &&
+                    host_is_in(other))
+                        return other;
+        }
+        return NULL;
+}
+
+static void wipe(SimHost *host) {
+        char command[200];
+        note("%s: wiped", host->name);
+        host_kill(host, false);
+        clients_wiped(host);
+        snprintf(command, sizeof(command), "rm -rf '%s' && mkdir '%s'", host->directory, host->directory);
+        if (system(command) != 0)
+                stuck("the state cannot be moved away");
+        simdisk_free(host->disk);
+        host->disk = simdisk_new(random_next(&world.random));
+        if (host->image)
+                host->image = simdisk_free(host->image);
+        promise_forgive(host);
+        host->touched = host->leaving = false;
+        host->ends = 0;
+        host->automatic = false;
+        host->id = 0;
+        host->revision_before = 0;
+        world.disturbed_usec = world.now;
+        host_restart_at(host, world.now + below(SEC));
+        at(world.now, new_token, NULL, 0);
+}
+
+static void acts(void *p, uint64_t a) {
+        bool more = false;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                SimHost *host = world.hosts[i], *other;
+                Member member;
+                if (!host->leaving)
+                        continue;
+                more = true;
+                if (!(other = somebody_else(host)))
+                        continue;
+                world.disturbed_usec = world.now;
+                SimHost *leader = host_leader();
+                int r = agent_member_by_name(other->agent, host->name, &member);
+                if (r == 1 && leader && leader != host && hall_is_ready_leader(leader->agent) &&
+                    agent_member_by_name(leader->agent, host->name, &member) == 1)
+                        wipe(host);
+                else if (r == 0 && operator_may_replace(host))
+                        (void)agent_remove(other->agent, member.id, 3 * SEC, removed, host);
+        }
+        acting = more;
+        if (more)
+                at(world.now + SEC, acts, NULL, 0);
+}
+
+/* A host that slept while every member it knows was replaced would find nobody, and nobody it would believe:
+ * the next is replaced only when all know all. */
+bool operator_may_replace(const SimHost *host) {
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                for (unsigned j = 0; j < world.n_hosts; j++) {
+                        SimHost *one = world.hosts[i], *other = world.hosts[j];
+                        Member member;
+                        if (one == host)
+                                continue;
+                        if (!host_is_in(one) || one->leaving || one->touched ||
+                            agent_member_by_name(one->agent, other->name, &member) != 0 ||
+                            member.id != other->id)
+                                return false;
+                }
+        return true;
+}
+
+void operator_replace(SimHost *host) {
+        unsigned n = 0;
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                n += world.hosts[i]->leaving;
+        if (host->leaving || (n + 1) * 2 > world.n_hosts)
+                return;
+        note("%s: is to be replaced", host->name);
+        host->leaving = true;
+        if (!acting)
+                at(world.now, acts, NULL, 0);
+        acting = true;
+}
+
+bool operator_helps(SimHost *host) {
+        if (!host->touched)
+                return host->leaving;
+        if (++host->ends >= 3)
+                operator_replace(host);
+        return true;
+}
+
+void operator_stop(void) {
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (world.hosts[i]->touched)
+                        operator_replace(world.hosts[i]);
+}
