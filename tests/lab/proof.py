@@ -178,7 +178,10 @@ class Proof:
             self.read_all()
             trees = self.trees_together(timeout)
         self.sums["digests"] += 1
-        if len({(t["digest"], t["contents"]) for t in trees.values()}) != 1:
+        if len({t["contents"] for t in trees.values()}) != 1 and len({t["digest"] for t in trees.values()}) == 1:
+            # No call reads some records (of removed hosts, of past requests); the scrub does, within twelve hours.
+            self.sums["rot left to the scrub"] += 1
+        elif len({t["digest"] for t in trees.values()}) != 1:
             self.sums["divergent"] += 1
             raise LabError(f"DIVERGENT: at one applied index the trees differ: {trees}")
 
