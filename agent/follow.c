@@ -216,6 +216,24 @@ static void follower_writable(PeersCall *call, void *userdata) {
         hall_wake(follower->agent);
 }
 
+static void serve_no_more(Follower *follower, PeersStatus status, const char *why) {
+        Agent *agent = follower->agent;
+        PeersCall *call = follower->call;
+        PeersCallEvents none = {};
+
+        follower_free(follower);
+        agent->outside.call_set_events(agent->outside.userdata, call, &none);
+        agent->outside.call_end(agent->outside.userdata, call, status, why);
+}
+
+/* One stream for a host: who asks anew has left the earlier one. */
+static void end_earlier(Agent *agent, uint64_t host) {
+        Follower *follower, *next;
+        DL_FOREACH_SAFE2(agent->follow.followers, follower, next, next_follower)
+        if (follower->host == host)
+                serve_no_more(follower, PEERS_UNAVAILABLE, "asked for anew");
+}
+
 void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request) {
         Outside *outside = &agent->outside;
         Follow *follow = &agent->follow;
@@ -231,6 +249,7 @@ void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request) 
                                   "this host does not serve followers");
                 return;
         }
+        end_earlier(agent, host);
         Follower *follower = calloc(1, sizeof(Follower));
         if (!follower) {
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED, "out of memory");
@@ -312,14 +331,8 @@ static void serve(Follower *follower) {
         r = outside->call_send(outside->userdata, follower->call, BYTES(bytes.data, bytes.size));
         if (r == 1)
                 follower->full = true;
-        else if (r < 0 || gone) {
-                PeersCall *call = follower->call;
-                follower_free(follower);
-                PeersCallEvents none = {};
-                outside->call_set_events(outside->userdata, call, &none);
-                outside->call_end(outside->userdata, call, gone ? PEERS_OK : PEERS_UNAVAILABLE,
-                                  "fetch a snapshot");
-        }
+        else if (r < 0 || gone)
+                serve_no_more(follower, gone ? PEERS_OK : PEERS_UNAVAILABLE, "fetch a snapshot");
 }
 
 void follow_serve(Agent *agent) {
@@ -342,12 +355,6 @@ void follow_serve(Agent *agent) {
 }
 
 void follow_close(Agent *agent) {
-        while (agent->follow.followers) {
-                PeersCall *call = agent->follow.followers->call;
-                follower_free(agent->follow.followers);
-                PeersCallEvents none = {};
-                agent->outside.call_set_events(agent->outside.userdata, call, &none);
-                agent->outside.call_end(agent->outside.userdata, call, PEERS_UNAVAILABLE,
-                                        "this host stops serving");
-        }
+        while (agent->follow.followers)
+                serve_no_more(agent->follow.followers, PEERS_UNAVAILABLE, "this host stops serving");
 }

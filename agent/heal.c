@@ -257,7 +257,6 @@ static void take_out(Agent *agent) {
         heal->late_said = false;
         agent->commit_usec = agent->checkpoint_usec = 0;
         agent->full_usec = 0;
-        agent->demote = false;
         agent->members.dirty = agent->status_dirty = true;
         checks_rebase(agent);
         hall_look_at_tree(agent);

@@ -16,17 +16,21 @@ int hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         return agent->outside.send(agent->outside.userdata, to, BYTES(bytes.data, bytes.size));
 }
 
+static bool is_leaf(Agent *agent, uint64_t host) {
+        Member member;
+        return members_by_id(agent, host, &member) == 0 && member.class == MEMBER_LEAF;
+}
+
 /* A leaf votes for nobody and leads nobody, so its word moves no term: else a single host that is trusted
  * with little could stop them all. Looked up only for words that could: the leader's own are the many. */
 static bool is_presumption(Agent *agent, uint64_t host, const RaftMessage *message) {
         const RaftStatus *status = &agent->raft_status;
         bool lead = message->type == RAFT_APPEND || message->type == RAFT_BEAT;
         bool ask = message->type == RAFT_PREVOTE || message->type == RAFT_VOTE;
-        Member member;
 
         if (!ask && (!lead || (host == status->leader && message->term == status->term)))
                 return false;
-        return members_by_id(agent, host, &member) == 0 && member.class == MEMBER_LEAF;
+        return is_leaf(agent, host);
 }
 
 static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message) {
@@ -79,7 +83,8 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                         sessions_heard(agent, host, &letter->keepalive);
                 return;
         case LETTER_PROMOTE:
-                roles_promote(agent, host, &letter->promote);
+                if (!is_leaf(agent, host))
+                        roles_promote(agent, host, &letter->promote);
                 return;
         case LETTER_PROMOTED:
                 roles_promoted(agent, host, &letter->promote);

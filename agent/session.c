@@ -31,6 +31,14 @@ static void watch_clear(Agent *agent) {
         }
 }
 
+/* Everybody gets a full timeout. Ends that were proposed in this term stay noted: they may yet be committed,
+ * so such a session is not told to live. */
+static void watch_forgive(Agent *agent) {
+        SessionWatch *watch, *next;
+        HASH_ITER (hh, agent->sessions.watched, watch, next)
+                watch->heard_usec = agent->now_usec;
+}
+
 static SessionWatch *watch_of(Agent *agent, uint64_t host) {
         SessionWatch *watch = NULL;
         HASH_FIND(hh, agent->sessions.watched, &host, sizeof(host), watch);
@@ -140,8 +148,9 @@ void sessions_tell_alive(Agent *agent) {
  * over does not come back. */
 void sessions_acknowledged(Agent *agent, uint64_t host, const LetterKeepalive *ack) {
         Sessions *sessions = &agent->sessions;
-        if (ack->host != agent->host.id || ack->generation != sessions->generation || ack->generation == 0 ||
-            ack->sent > agent->now_usec || ack->lasts_usec > 24 * 3600 * USEC_PER_SEC)
+        if (host != hall_leader(agent) || ack->host != agent->host.id ||
+            ack->generation != sessions->generation || ack->generation == 0 || ack->sent > agent->now_usec ||
+            ack->lasts_usec > 24 * 3600 * USEC_PER_SEC)
                 return;
         uint64_t lasts = ack->lasts_usec - ack->lasts_usec / DRIFT_PARTS;
         sessions->certain_usec = MAX(sessions->certain_usec, ack->sent + lasts);
@@ -211,10 +220,11 @@ static void watch_sessions(Agent *agent) {
         sessions->last_look_usec = agent->now_usec;
         if (!hall_is_ready_leader(agent))
                 return;
-        if (sessions->watch_term != agent->raft_status.term || gap > pause + USEC_PER_SEC) {
+        if (sessions->watch_term != agent->raft_status.term) {
                 sessions->watch_term = agent->raft_status.term;
                 watch_clear(agent);
-        }
+        } else if (gap > pause + USEC_PER_SEC)
+                watch_forgive(agent);
         if (agent->now_usec - sessions->slice_usec >= agent->options.session_usec) {
                 sessions->slice_usec = agent->now_usec;
                 sessions->slice_ended = 0;

@@ -74,9 +74,19 @@ static void receiver_writable(PeersCall *call, void *userdata) {
         hall_wake(send->agent);
 }
 
+/* A host takes one at a time: who asks again has given up the earlier one. So no host holds all places. */
+static void end_earlier(Agent *agent, uint64_t host) {
+        SnapshotSend *send, *next;
+        DL_FOREACH_SAFE (agent->snapshots.sends, send, next)
+                if (send->host == host)
+                        send_end(send, PEERS_UNAVAILABLE, "asked for anew");
+}
+
 void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
         Outside *outside = &agent->outside;
         Snapshots *snapshots = &agent->snapshots;
+
+        end_earlier(agent, host);
 
         if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->damaged ||
             agent->tree_status.conf.n_voters == 0 || !heal_may_touch(agent)) {

@@ -32,7 +32,8 @@
  *      watch H SUBTREE [from REVISION] | unwatch H
  *      own H PATH VALUE tag TAG | disown H TAG | owned H
  *      remove H MEMBER | transfer H [TO]
- *      presume H TERM                      it campaigns by force, and says that it leads, though it may not
+ *      presume H TERM                      it campaigns by force, and says that it leads, though it may not:
+ *                                          it promotes, and lets sessions live for an hour
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
  *      session H                           is it certain to live?
@@ -482,6 +483,12 @@ static void presume(SimHost *host, uint64_t term) {
                                   .to = to->host.id,
                                   .term = term,
                                   .beat = 1}},
+                        {.kind = LETTER_PROMOTE, .promote = {.term = term, .index = 1}},
+                        {.kind = LETTER_KEEPALIVE_ACK,
+                         .keepalive = {.host = to->host.id,
+                                       .generation = to->sessions.generation,
+                                       .sent = hall_now(to),
+                                       .lasts_usec = 3600 * SEC}},
                 };
                 /* Straight to the door: the ghost watches what honest hosts send. */
                 const Connection *open = members_connection(to, from);
@@ -972,8 +979,8 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 
 static bool run(char *line) {
         static const char *const to_each[] = {
-                "show", "start", "stop",     "kill",      "powercut", "image", "restore", "wipe",
-                "rot",  "accept", "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
+                "show",   "start", "stop",     "kill",      "powercut", "image", "restore", "wipe", "rot",
+                "accept", "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;
