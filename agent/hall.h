@@ -85,10 +85,9 @@ struct Request {
         Request *prev, *next; /* in Requests.queued or .offered, by serial there */
 };
 
-typedef struct Decided { /* an Unknown whose fate is known now */
+typedef struct Decided { /* an Unknown whose fate is known now; the tree is not known to keep it */
         uint64_t serial;
-        bool applied;
-        Result result;
+        uint64_t named_by; /* the serial of the request that asks the tree to keep it; 0: none yet */
 } Decided;
 
 typedef struct Requests {
@@ -97,7 +96,7 @@ typedef struct Requests {
         unsigned n;       /* all */
         unsigned n_refusals;
         size_t bytes;
-        Decided decided[LIMIT_DECIDED];
+        Decided decided[LIMIT_KEPT]; /* by serial */
         unsigned n_decided;
         uint8_t nonce[16];
         uint64_t incarnation; /* 0: not announced yet */

@@ -19,7 +19,6 @@
 #define ANNOUNCE_USEC       (500 * USEC_PER_MSEC)
 #define BUSY_USEC           (20 * USEC_PER_MSEC)
 #define FAR_AHEAD           1000000 /* no host is that far behind: a made-up number */
-#define KEPT_SERIALS        1024
 #define QUEUE_MAX           (4 * LIMIT_SERIALS)
 
 static Request *request_unlink(Request *request) {
@@ -191,16 +190,65 @@ static uint64_t lowest_unresolved(const Requests *requests) {
         return requests->offered ? requests->offered->serial : requests->next_serial;
 }
 
-/* The row in the tree has to tell of an Unknown also when this process is gone: what was decided is kept in
- * it for a thousand requests more. */
+/* What was decided stays in the row until the tree is known to keep it elsewhere. */
 static uint64_t lowest_to_keep(const Requests *requests) {
         uint64_t lowest = lowest_unresolved(requests);
-        uint64_t least = requests->next_serial > KEPT_SERIALS ? requests->next_serial - KEPT_SERIALS : 1;
+        return requests->n_decided > 0 ? MIN(lowest, requests->decided[0].serial) : lowest;
+}
 
-        for (size_t i = 0; i < MIN(requests->n_decided, (unsigned)ELEMENTSOF(requests->decided)); i++)
-                if (requests->decided[i].serial >= least)
-                        lowest = MIN(lowest, requests->decided[i].serial);
-        return lowest;
+/* An Unknown that was decided: asked for later by its id, perhaps on another host. */
+static void decided_add(Requests *requests, uint64_t serial) {
+        if (requests->n_decided == LIMIT_KEPT) { /* the tree would let the oldest go, too */
+                memmove(requests->decided, requests->decided + 1,
+                        (LIMIT_KEPT - 1) * sizeof(requests->decided[0]));
+                requests->n_decided--;
+        }
+        requests->decided[requests->n_decided++] = (Decided){.serial = serial};
+}
+
+/* Request `serial` is decided: when it applied, the tree keeps what it named; else another one has to. */
+static void decided_named(Requests *requests, uint64_t serial, bool applied) {
+        unsigned n = 0;
+        for (unsigned i = 0; i < requests->n_decided; i++) {
+                Decided decided = requests->decided[i];
+                if (decided.named_by == serial && applied)
+                        continue;
+                if (decided.named_by == serial)
+                        decided.named_by = 0;
+                requests->decided[n++] = decided;
+        }
+        requests->n_decided = n;
+}
+
+static bool is_unknown(const Requests *requests, uint64_t serial) {
+        for (const Request *request = requests->offered; request && request->serial <= serial;
+             request = request->next)
+                if (request->serial == serial)
+                        return request->state == REQUEST_UNKNOWN;
+        return false;
+}
+
+/* What the request that gets its serial now asks the tree to keep: what none names that is still offered. */
+static Bytes name_decided(Requests *requests, uint8_t to[static 2 * LIMIT_KEPT]) {
+        uint64_t last = 0;
+        bool again = false;
+        size_t size = 0;
+
+        for (unsigned i = 0; i < requests->n_decided; i++) {
+                Decided *decided = requests->decided + i;
+                if (decided->named_by != 0 && decided->named_by != last) {
+                        last = decided->named_by;
+                        again = is_unknown(requests, last);
+                }
+                if (decided->named_by != 0 && !again)
+                        continue;
+                uint64_t back = requests->next_serial - decided->serial;
+                assert(back > 0 && back <= UINT16_MAX);
+                to[size++] = (uint8_t)back;
+                to[size++] = (uint8_t)(back >> 8);
+                decided->named_by = requests->next_serial;
+        }
+        return BYTES(to, size);
 }
 
 static int send_offer(Agent *agent, Bytes command, uint64_t serial) {
@@ -302,10 +350,13 @@ static int request_number(Request *request) {
         kept->command.lowest_unresolved = lowest_to_keep(requests);
         if (kept->command.flags & (COMMAND_EPHEMERAL | COMMAND_IF_OWNED))
                 kept->command.generation = agent->sessions.generation;
+        uint8_t keep[2 * LIMIT_KEPT];
+        kept->command.keep = name_decided(requests, keep);
         int r = wire_command_encode(&kept->command, &request->encoded);
-        if (r < 0)
+        if (r < 0) {
+                decided_named(requests, requests->next_serial, false);
                 return r;
-
+        }
         request->serial = requests->next_serial++;
         request->state = REQUEST_OFFERED;
         DL_DELETE(requests->queued, request);
@@ -315,10 +366,17 @@ static int request_number(Request *request) {
 }
 
 /* The width of the row bounds what is in flight. Its last place is the empty request's: or 4,095 Unknown
- * ones would hold all places, and nothing could be offered that decides them. */
+ * ones would hold all places, and nothing could be offered that decides them. What another request asks to
+ * keep holds its place until that one is decided: a later one that overtook it would push it out of the row.
+ * The one that does ask comes first, also to the tree, and the empty one asks for all. */
 static bool window_is_full(const Requests *requests, CommandKind kind) {
-        uint64_t width = requests->next_serial - lowest_unresolved(requests);
-        return width >= (kind == COMMAND_EMPTY ? LIMIT_SERIALS : LIMIT_SERIALS - 1);
+        uint64_t width = requests->next_serial - lowest_unresolved(requests), named = 0;
+        for (unsigned i = 0; i < requests->n_decided && named == 0; i++)
+                if (requests->decided[i].named_by != 0)
+                        named = requests->next_serial - requests->decided[i].serial;
+        if (kind == COMMAND_EMPTY)
+                return width >= LIMIT_SERIALS || named >= 2 * LIMIT_SERIALS;
+        return MAX(width, named) >= LIMIT_SERIALS - 1;
 }
 
 /* Nothing is offered any more that would decide the Unknown ones: an empty request does, ahead of whatever
@@ -420,16 +478,6 @@ void requests_refused(Agent *agent, const LetterOfferRefused *refused) {
 
 /* ---- Answers ---- */
 
-/* An Unknown that was decided while its row still tells; asked for later by its id. */
-static void remember(Agent *agent, uint64_t serial, bool applied, const Result *result) {
-        Requests *requests = &agent->requests;
-        requests->decided[requests->n_decided++ % ELEMENTSOF(requests->decided)] = (Decided){
-                .serial = serial,
-                .applied = applied,
-                .result = result ? *result : (Result){},
-        };
-}
-
 void requests_applied(Agent *agent, uint64_t serial, const Result *result) {
         Requests *requests = &agent->requests;
 
@@ -442,8 +490,9 @@ void requests_applied(Agent *agent, uint64_t serial, const Result *result) {
                 bool self = request->serial == serial;
                 if (request->state == REQUEST_UNKNOWN) {
                         SIM_SEEN("request: an Unknown is decided while its agent lives");
-                        remember(agent, request->serial, self, self ? result : NULL);
+                        decided_add(requests, request->serial);
                 }
+                decided_named(requests, request->serial, self);
                 if (!self)
                         /* Overtaken by a later one: it is a no-op wherever it still travels. */
                         request_end(request, ANSWER_NO_QUORUM, NULL);
@@ -493,16 +542,10 @@ OutcomeState agent_outcome(Agent *agent, uint64_t incarnation, uint64_t serial, 
         if (incarnation > agent->tree_status.applied)
                 return incarnation > agent->tree_status.applied + FAR_AHEAD ? OUTCOME_TOO_OLD
                                                                             : OUTCOME_UNDECIDED;
-        if (incarnation == requests->incarnation && incarnation != 0) {
+        if (incarnation == requests->incarnation && incarnation != 0)
                 for (Request *request = requests->offered; request; request = request->next)
                         if (request->serial == serial)
                                 return OUTCOME_UNDECIDED;
-                for (size_t i = 0; i < ELEMENTSOF(requests->decided); i++)
-                        if (requests->decided[i].serial == serial && serial != 0) {
-                                *ret = requests->decided[i].result;
-                                return requests->decided[i].applied ? OUTCOME_APPLIED : OUTCOME_NEVER;
-                        }
-        }
         switch (ask_tree(agent, incarnation, serial, ret)) {
         case TREE_OUTCOME_APPLIED:
                 return OUTCOME_APPLIED;
@@ -574,8 +617,7 @@ void requests_replaced(Agent *agent) {
                    "Another process spoke in this host's name: this one announces itself anew.");
         DL_FOREACH_SAFE (requests->offered, request, next)
                 request_end(request, ANSWER_NO_QUORUM, NULL);
-        memset(requests->decided, 0, sizeof(requests->decided));
-        requests->n_decided = 0;
+        requests->n_decided = 0; /* the row that ended is kept as it is */
         requests->incarnation = requests->announce_sent_usec = requests->stream = 0;
         requests->next_serial = 1;
         agent->outside.random(agent->outside.userdata, requests->nonce, sizeof(requests->nonce));

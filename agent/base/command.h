@@ -78,6 +78,7 @@ typedef struct Command {
         uint64_t incarnation; /* 0: from the leader itself */
         uint64_t serial;
         uint64_t lowest_unresolved; /* results below it may be forgotten */
+        Bytes keep; /* … but not these, for an hour: u16 (low byte first) each, counted back from serial */
 
         /* SET, CREATE, DELETE */
         const char *path; /* NUL-terminated */

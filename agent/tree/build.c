@@ -128,6 +128,8 @@ static int build_record(Tree *tree, RecordKind kind, Bytes key, Bytes body) {
                 return build_requests(tree, key, body);
         case RECORD_TOKEN:
                 return token_decode(key, body, &token);
+        case RECORD_KEPT:
+                return kept_check(key, body) ?: kept_index(tree, key, body);
         case _RECORD_MAX:
                 break;
         }

@@ -1,7 +1,7 @@
 /* What the files of this room share. The layers, each speaking only downwards:
  *
  *      apply.c                                   one entry at a time; exactly once
- *      members.c sessions.c tokens.c requests.c  what commands mean
+ *      members.c sessions.c tokens.c requests.c kept.c  what commands mean
  *      entries.c history.c                       rows, the key index, changes, pruning
  *      records.c                                 the small tables
  *      digest.c                                  hashes; whoever writes a row keeps the sum
@@ -116,16 +116,18 @@ typedef enum RecordKind {
         RECORD_SESSION = 3,  /* host → generation, attached, number of entries */
         RECORD_REQUESTS = 4, /* host, incarnation → RequestRow */
         RECORD_TOKEN = 5,    /* id → Token */
+        RECORD_KEPT = 6,     /* host → outcomes that a caller may still ask for */
         _RECORD_MAX,
 } RecordKind;
 
 /* Kinds of index rows: derived from rows and records, in no digest and no snapshot. */
 typedef enum IndexKind {
-        INDEX_NAME = 1,   /* member's name → id */
-        INDEX_KEY = 2,    /* member's key hash → id */
-        INDEX_OWNED = 3,  /* host, generation, path → 0 */
-        INDEX_EXPIRY = 4, /* usec, host, incarnation of an ended request row → 0 */
-        INDEX_TOMB = 5,   /* path → row of its deletion, until it is pruned or the path lives again */
+        INDEX_NAME = 1,  /* member's name → id */
+        INDEX_KEY = 2,   /* member's key hash → id */
+        INDEX_OWNED = 3, /* host, generation, path → 0 */
+        INDEX_EXPIRY =
+                4, /* usec, host, incarnation of an ended request row → 0; incarnation 0: of RECORD_KEPT */
+        INDEX_TOMB = 5, /* path → row of its deletion, until it is pruned or the path lives again */
 } IndexKind;
 
 typedef struct RequestResult {
@@ -383,7 +385,7 @@ int history_prune(Tree *tree, size_t n);
 bool history_wants_pruning(const Tree *tree);
 int apply_prune(Apply *apply);
 
-/* ---- members.c, sessions.c, tokens.c, requests.c ---- */
+/* ---- members.c, sessions.c, tokens.c, requests.c, kept.c ---- */
 
 int member_class(Tree *tree, uint64_t id, MemberClass *ret); /* TREE_NONE */
 void members_forget(Tree *tree);
@@ -421,7 +423,16 @@ int requests_expire(Tree *tree);
 int requests_load_expiry(Tree *tree);
 int requests_flush(Tree *tree);
 void requests_forget(Tree *tree);
+/* What the row says of a serial. `over`: none can come any more. */
+TreeOutcome request_outcome(const RequestRow *row, bool over, uint64_t serial, Result *ret_result);
 int apply_announce(Apply *apply);
+
+int kept_check(Bytes key, Bytes body);
+int kept_index(Tree *tree, Bytes key, Bytes body); /* of a record that was checked */
+int kept_note(Tree *tree, const RequestRow *row, const Command *command);
+int kept_expire(Tree *tree, uint64_t host);
+TreeOutcome kept_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64_t serial,
+                         Result *ret_result);
 
 /* ---- snapshot.c, build.c: the stream ----
  *

@@ -256,6 +256,9 @@ int requests_note(Tree *tree, const Command *command, const Result *result) {
                 return r == TREE_NONE ? TREE_ROTTEN : r;
         assert(row->incarnation == command->incarnation && command->serial > row->highest);
 
+        r = kept_note(tree, row, command); /* while its results are still there */
+        if (r != 0)
+                return r;
         row->dirty = true;
         row->highest = command->serial;
         request_forget_below(row, MIN(command->lowest_unresolved, command->serial));
@@ -360,6 +363,8 @@ int requests_load_expiry(Tree *tree) {
 }
 
 static int request_drop(Tree *tree, const uint8_t key[static 24]) {
+        if (key_read(key + 16) == 0)
+                return kept_expire(tree, key_read(key + 8));
         RequestRow **slot = request_slot(tree, key_read(key + 8));
         if (*slot && (*slot)->host == key_read(key + 8) && (*slot)->incarnation == key_read(key + 16))
                 *slot = request_row_free(*slot);
@@ -386,7 +391,7 @@ int requests_expire(Tree *tree) {
 
 /* ---- Reading ---- */
 
-static TreeOutcome outcome_in(const RequestRow *row, bool over, uint64_t serial, Result *ret_result) {
+TreeOutcome request_outcome(const RequestRow *row, bool over, uint64_t serial, Result *ret_result) {
         if (serial > row->highest)
                 return over ? TREE_OUTCOME_NEVER : TREE_OUTCOME_UNDECIDED;
         for (size_t i = 0; i < row->n_results; i++) {
@@ -399,15 +404,12 @@ static TreeOutcome outcome_in(const RequestRow *row, bool over, uint64_t serial,
         return serial < row->floor ? TREE_OUTCOME_TOO_OLD : TREE_OUTCOME_NEVER;
 }
 
-TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64_t serial,
-                         Result *ret_result) {
-        if (incarnation > tree->meta.applied)
-                return TREE_OUTCOME_UNDECIDED; /* its announcement did not apply here yet */
-
+static TreeOutcome row_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64_t serial,
+                               Result *ret_result) {
         RequestRow *current;
         int r = requests_current(tree, host, &current);
         if (r == 0 && current->incarnation == incarnation)
-                return outcome_in(current, current->ended != 0, serial, ret_result);
+                return request_outcome(current, current->ended != 0, serial, ret_result);
 
         uint8_t key[16];
         Bytes body;
@@ -418,7 +420,17 @@ TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
                 r = request_decode(BYTES(key, 16), body, &row);
         if (r < 0) /* a disk that does not answer says nothing about the request */
                 return TREE_OUTCOME_UNDECIDED;
-        return r == 0 ? outcome_in(row, true, serial, ret_result) : TREE_OUTCOME_TOO_OLD;
+        return r == 0 ? request_outcome(row, true, serial, ret_result) : TREE_OUTCOME_TOO_OLD;
+}
+
+TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64_t serial,
+                         Result *ret_result) {
+        if (incarnation > tree->meta.applied)
+                return TREE_OUTCOME_UNDECIDED; /* its announcement did not apply here yet */
+
+        TreeOutcome outcome = row_outcome(tree, host, incarnation, serial, ret_result);
+        return outcome != TREE_OUTCOME_TOO_OLD ? outcome
+                                               : kept_outcome(tree, host, incarnation, serial, ret_result);
 }
 
 int tree_incarnation(Tree *tree, uint64_t host, uint64_t *ret_incarnation, uint8_t ret_nonce[static 16]) {

@@ -34,7 +34,18 @@ static uint32_t kind_flags(CommandKind kind) {
 static bool command_identity_is_sound(const Command *c) {
         if (c->host == 0)
                 return false;
-        return c->incarnation == 0 || (c->serial > 0 && c->lowest_unresolved <= c->serial);
+        return c->incarnation == 0 ? c->keep.size == 0 : c->serial > 0 && c->lowest_unresolved <= c->serial;
+}
+
+static bool command_keep_is_sound(const Command *c) {
+        if (c->keep.size % 2 != 0 || c->keep.size / 2 > LIMIT_KEPT)
+                return false;
+        for (size_t i = 0; i < c->keep.size; i += 2) {
+                unsigned back = c->keep.data[i] | (unsigned)c->keep.data[i + 1] << 8;
+                if (back == 0 || back >= c->serial)
+                        return false;
+        }
+        return true;
 }
 
 /* Bounds that hold whether the kind looks at the field or not. */
@@ -96,7 +107,7 @@ static bool command_kind_is_sound(const Command *c) {
 
 static bool command_is_sound(const Command *c) {
         return command_kind_is_sound(c) && (c->flags & ~kind_flags(c->kind)) == 0 &&
-               command_identity_is_sound(c) && command_fits(c);
+               command_identity_is_sound(c) && command_keep_is_sound(c) && command_fits(c);
 }
 
 static void token_message_init(Treaty__V1__Token *to, const Token *token) {
@@ -150,6 +161,7 @@ int wire_command_encode(const Command *command, Buffer *to) {
                 message.token = &token;
         }
         PB_SET_BYTES(&message, signature, command->signature.data, command->signature.size);
+        PB_SET_BYTES(&message, keep, command->keep.data, command->keep.size);
         return message_pack(&message.base, LIMIT_COMMAND_BYTES, to);
 }
 
@@ -175,6 +187,7 @@ static int command_message_read(const Treaty__V1__Command *message, WireCommand 
                 .member = message->member ? &ret->member : NULL,
                 .token = message->token ? &ret->token : NULL,
                 .signature = message_bytes(&message->signature),
+                .keep = message_bytes(&message->keep),
         };
         int r = message->member ? member_message_read(message->member, &ret->member) : 0;
         if (r < 0)

@@ -76,6 +76,7 @@ typedef struct Watcher {
 static Op *ops;
 static size_t n_ops;
 static size_t *unknown, n_unknown; /* to be asked for */
+static size_t n_told_unknown;
 static Client clients[CLIENTS_MAX];
 static Watcher watchers[WATCHERS_MAX];
 static unsigned n_clients, n_watchers, n_keys;
@@ -201,6 +202,7 @@ static void written(const RequestAnswer *answer, void *userdata) {
                         broken("%s: an Unknown without an id", op->host->name);
                 op->state = OP_UNKNOWN;
                 unknown[n_unknown++] = (size_t)(op - ops);
+                n_told_unknown++;
                 break;
         case ANSWER_NO_QUORUM:
         case ANSWER_BUSY:
@@ -633,15 +635,6 @@ void clients_finally(SimHost *host) {
         assert(r == 0);
 }
 
-/* Told to keep it for an hour, or for a thousand requests of the same process. */
-static bool may_be_forgotten(const Op *op) {
-        for (size_t i = n_ops; i-- > 0;)
-                if (ops[i].host == op->host && ops[i].incarnation == op->incarnation &&
-                    ops[i].serial > op->serial + 1000)
-                        return true;
-        return false;
-}
-
 static bool decide(Op *op) {
         Result result = {};
         OutcomeState outcome = OUTCOME_UNDECIDED;
@@ -658,7 +651,7 @@ static bool decide(Op *op) {
                 op->state = OP_NOT;
                 return true;
         case OUTCOME_TOO_OLD:
-                if (!may_be_forgotten(op))
+                if (n_told_unknown <= LIMIT_KEPT) /* the newest of each host are kept */
                         broken("%s: the outcome of %s, (%llu, %llu), is forgotten within the hour",
                                op->host->name, op->text, (unsigned long long)op->incarnation,
                                (unsigned long long)op->serial);

@@ -210,6 +210,13 @@ void apply_random(Bench *bench, Random *random) {
         command.lowest_unresolved =
                 bench->serial[host] > 5 ? bench->serial[host] - random_below(random, 5) : 1;
         bench->cluster_usec += random_below(random, 20 * USEC_PER_SEC);
+        uint8_t keep[2 * 4];
+        for (unsigned i = 0; i < sizeof(keep); i += 2) {
+                keep[i] = (uint8_t)(1 + random_below(random, 8));
+                keep[i + 1] = 0;
+        }
+        if (random_below(random, 8) == 0)
+                command.keep = BYTES(keep, 2 * random_below(random, sizeof(keep) / 2 + 1));
 
         switch (random_below(random, 24)) {
         case 0:

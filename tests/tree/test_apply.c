@@ -510,6 +510,90 @@ static void test_removed_with_requests_in_flight(void **state) {
         assert_int_equal(tree_scrub(bench->tree), 0);
 }
 
+static Result apply_keeping(Bench *bench, Command command, unsigned n, unsigned back) {
+        uint8_t keep[2 * LIMIT_KEPT];
+        for (unsigned i = 0; i < n; i++, back--) {
+                keep[2 * i] = (uint8_t)back;
+                keep[2 * i + 1] = (uint8_t)(back >> 8);
+        }
+        command.keep = BYTES(keep, 2 * (size_t)n);
+        return apply(bench, command);
+}
+
+/* What somebody was told Unknown stays to be asked for, whatever the row forgets; for an hour. */
+static void test_kept_outcomes(void **state) {
+        Bench *bench = *state;
+        uint64_t incarnation = bench->incarnation[1], first = bench->serial[1] + 1;
+        Result told;
+        bench->cluster_usec = 1000;
+        set(bench, "/a", "1");
+        bench->serial[1]++; /* one that never came */
+        apply(bench, (Command){.kind = COMMAND_DELETE, .path = "/none"});
+        set(bench, "/a", "2");
+        Command next = {.kind = COMMAND_SET, .path = "/b", .lowest_unresolved = first + 4};
+        assert_status(apply_keeping(bench, next, 3, 4), RESULT_DONE);
+        assert_int_equal(outcome(bench, incarnation, first, &told), TREE_OUTCOME_APPLIED);
+        assert_int_equal(told.revision, 1);
+        assert_int_equal(outcome(bench, incarnation, first + 1, &told), TREE_OUTCOME_NEVER);
+        assert_int_equal(outcome(bench, incarnation, first + 2, &told), TREE_OUTCOME_APPLIED);
+        assert_status(told, RESULT_ABSENT);
+        assert_int_equal(outcome(bench, incarnation, first + 3, &told), TREE_OUTCOME_TOO_OLD);
+
+        /* Named again, or too late: nothing changes. A second later one more. */
+        TreeStatus before = status_of(bench);
+        bench->cluster_usec += USEC_PER_SEC;
+        apply_keeping(bench, next, 2, 5);
+        next.lowest_unresolved += 2;
+        apply_keeping(bench, next, 1, 2);
+        assert_int_equal(status_of(bench).applied, before.applied + 2);
+        assert_int_equal(outcome(bench, incarnation, first + 4, &told), TREE_OUTCOME_APPLIED);
+        assert_int_equal(tree_commit(bench->tree), 0);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+
+        /* Another process, the file opened anew. */
+        bench->cluster_usec = 1000 + 3600 * USEC_PER_SEC - 1;
+        announce(bench, 1, "another-process-");
+        bench_reopen(bench, true);
+        assert_int_equal(outcome(bench, incarnation, first + 1, &told), TREE_OUTCOME_NEVER);
+        bench->cluster_usec++;
+        noop(bench);
+        apply(bench, next);
+        assert_int_equal(outcome(bench, incarnation, first, &told), TREE_OUTCOME_TOO_OLD);
+        assert_int_equal(outcome(bench, incarnation, first + 4, &told), TREE_OUTCOME_APPLIED);
+        bench->cluster_usec += USEC_PER_SEC;
+        apply(bench, next);
+        assert_int_equal(outcome(bench, incarnation, first + 4, &told), TREE_OUTCOME_TOO_OLD);
+        assert_int_equal(tree_commit(bench->tree), 0);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+}
+
+/* The newest 1,024 of a host: the oldest go. */
+static void test_kept_outcomes_have_a_limit(void **state) {
+        Bench *bench = *state;
+        uint64_t incarnation = bench->incarnation[1], first = bench->serial[1] + 1;
+        Result told;
+        for (unsigned i = 0; i < LIMIT_KEPT + 2; i++)
+                apply(bench, (Command){.kind = COMMAND_EMPTY, .lowest_unresolved = first});
+        bench->cluster_usec = 1000;
+        Command next = {.kind = COMMAND_EMPTY, .lowest_unresolved = first};
+        apply_keeping(bench, next, 2, LIMIT_KEPT + 2);
+        bench->cluster_usec++;
+        next.lowest_unresolved = bench->serial[1];
+        apply_keeping(bench, next, LIMIT_KEPT - 1, LIMIT_KEPT + 1);
+        assert_int_equal(outcome(bench, incarnation, first, &told), TREE_OUTCOME_TOO_OLD);
+        assert_int_equal(outcome(bench, incarnation, first + 1, &told), TREE_OUTCOME_APPLIED);
+        assert_int_equal(outcome(bench, incarnation, first + LIMIT_KEPT, &told), TREE_OUTCOME_APPLIED);
+        bench->cluster_usec += 3600 * USEC_PER_SEC - 1;
+        apply(bench, next);
+        assert_int_equal(outcome(bench, incarnation, first + 1, &told), TREE_OUTCOME_TOO_OLD);
+        assert_int_equal(outcome(bench, incarnation, first + 2, &told), TREE_OUTCOME_APPLIED);
+        bench->cluster_usec++;
+        apply(bench, next);
+        assert_int_equal(outcome(bench, incarnation, first + 2, &told), TREE_OUTCOME_TOO_OLD);
+        assert_int_equal(tree_commit(bench->tree), 0);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+}
+
 static void test_a_row_is_4096_serials_wide(void **state) {
         Bench *bench = *state;
         uint64_t incarnation = bench->incarnation[1], begin = bench->serial[1] + 1;
@@ -582,6 +666,8 @@ int main(void) {
                 TEST(test_exactly_once),
                 TEST(test_double_announcement),
                 TEST(test_removed_with_requests_in_flight),
+                TEST(test_kept_outcomes),
+                TEST(test_kept_outcomes_have_a_limit),
                 TEST(test_a_row_is_4096_serials_wide),
                 TEST(test_conf_noop_halt_gap),
                 TEST(test_found_once),

@@ -48,6 +48,7 @@ static void test_command_round_trip(void **state) {
                            .incarnation = 2,
                            .serial = 4,
                            .lowest_unresolved = 3,
+                           .keep = BYTES("\1\0\3\0", 4),
                            .member = &member,
                            .token = &token,
                            .signature = BYTES(signature, sizeof(signature))};
@@ -60,6 +61,8 @@ static void test_command_round_trip(void **state) {
         assert_int_equal(got.command.incarnation, 2);
         assert_int_equal(got.command.serial, 4);
         assert_int_equal(got.command.lowest_unresolved, 3);
+        assert_int_equal(got.command.keep.size, 4);
+        assert_memory_equal(got.command.keep.data, "\1\0\3\0", 4);
         assert_memory_equal(got.command.signature.data, signature, sizeof(signature));
         assert_null(got.command.path);
         assert_int_equal(wire_command_encode(&got.command, &twice), 0);
@@ -168,6 +171,14 @@ static void test_unsound_commands_are_not_encoded(void **state) {
                 {.kind = COMMAND_EMPTY, .host = 1, .flags = COMMAND_SUBTREE},
                 {.kind = COMMAND_EMPTY, .host = 1, .incarnation = 1},
                 {.kind = COMMAND_EMPTY, .host = 1, .incarnation = 1, .serial = 1, .lowest_unresolved = 2},
+                {.kind = COMMAND_EMPTY, .host = 1, .incarnation = 1, .serial = 2, .keep = BYTES("\0\0", 2)},
+                {.kind = COMMAND_EMPTY, .host = 1, .incarnation = 1, .serial = 2, .keep = BYTES("\2\0", 2)},
+                {.kind = COMMAND_EMPTY,
+                 .host = 1,
+                 .incarnation = 1,
+                 .serial = 2,
+                 .keep = BYTES("\1\0\1", 3)},
+                {.kind = COMMAND_EMPTY, .host = 1, .serial = 2, .keep = BYTES("\1\0", 2)},
                 {.kind = COMMAND_ANNOUNCE, .host = 1, .nonce = BYTES(value, 15)},
                 {.kind = COMMAND_SET, .host = 1},
                 {.kind = COMMAND_SET, .host = 1, .path = "/"},
