@@ -50,7 +50,7 @@ const char *failing_what(void) {
         return state.what ?: "nothing";
 }
 
-static bool fails(FailKind kind, const char *what) {
+bool failing_fails(FailKind kind, const char *what) {
         if (!state.on || state.kind != kind)
                 return false;
         uint64_t n = state.calls++;
@@ -75,7 +75,7 @@ void *BELOW(calloc)(size_t n, size_t size);
 void *BELOW(realloc)(void *p, size_t size);
 
 OURS void *malloc(size_t size) {
-        if (fails(FAIL_MEMORY, "malloc")) {
+        if (failing_fails(FAIL_MEMORY, "malloc")) {
                 errno = ENOMEM;
                 return NULL;
         }
@@ -83,7 +83,7 @@ OURS void *malloc(size_t size) {
 }
 
 OURS void *calloc(size_t n, size_t size) {
-        if (fails(FAIL_MEMORY, "calloc")) {
+        if (failing_fails(FAIL_MEMORY, "calloc")) {
                 errno = ENOMEM;
                 return NULL;
         }
@@ -91,7 +91,7 @@ OURS void *calloc(size_t n, size_t size) {
 }
 
 OURS void *realloc(void *p, size_t size) {
-        if (fails(FAIL_MEMORY, "realloc")) {
+        if (failing_fails(FAIL_MEMORY, "realloc")) {
                 errno = ENOMEM;
                 return NULL;
         }
@@ -110,7 +110,7 @@ OURS void *reallocarray(void *p, size_t n, size_t size) {
 /* -- Files -------------------------------------------------------------------------------------------- */
 
 static bool fails_file(const char *what, bool writes) {
-        if (!fails(FAIL_FILE, what))
+        if (!failing_fails(FAIL_FILE, what))
                 return false;
         errno = writes && state.full ? ENOSPC : EIO;
         return true;
@@ -222,7 +222,7 @@ static Disk *below(Disk *disk) {
 }
 
 static int fails_disk(const char *what, bool writes) {
-        if (!fails(FAIL_DISK, what))
+        if (!failing_fails(FAIL_DISK, what))
                 return 0;
         return writes && state.full ? -ENOSPC : -EIO;
 }

@@ -8,7 +8,7 @@
 
 #include "agent/log/disk.h"
 
-typedef enum FailKind { FAIL_NOTHING, FAIL_MEMORY, FAIL_DISK, FAIL_FILE } FailKind;
+typedef enum FailKind { FAIL_NOTHING, FAIL_MEMORY, FAIL_DISK, FAIL_FILE, FAIL_SQL } FailKind;
 
 /* `n_more` calls after the n-th (from 0) fail, too. Errors of files: EIO, or ENOSPC where something is
  * written and `full` is set. */
@@ -18,6 +18,8 @@ void failing_off(void);
 uint64_t failing_calls(void);   /* counted since failing_arm() */
 bool failing_hit(void);         /* something failed since then */
 const char *failing_what(void); /* the call that failed first */
+bool failing_fails(FailKind kind,
+                   const char *what); /* does this call fail? for calls that a test replaces itself */
 
 Disk *failing_disk_new(Disk *below); /* each call of the table counts */
 Disk *failing_disk_free(Disk *disk);

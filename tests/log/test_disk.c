@@ -183,9 +183,85 @@ static void test_names(void **state) {
         assert_int_equal(t->disk->ops->sync_directory(t->disk), 0);
 }
 
+/* Every call says what the kernel said, and leaves nothing behind. */
+static void test_errors(void **state) {
+        RealTest *t = *state;
+        const DiskOps *ops = t->disk->ops;
+        DiskFile *file;
+        char path[96], text[8];
+        Disk *none = NULL;
+        assert_int_equal(disk_open_directory(&none, "/nowhere/at/all"), -ENOENT);
+        snprintf(path, sizeof(path), "%s/a", t->path);
+        assert_int_equal(ops->open(t->disk, "a", true, &file), 0);
+        assert_int_equal(disk_open_directory(&none, path), -ENOTDIR);
+        assert_null(none);
+
+        assert_int_equal(ops->read(file, text, 4, UINT64_MAX - 99), -EINVAL);
+        assert_int_equal(ops->write(file, text, 4, UINT64_MAX - 99), -EINVAL);
+        assert_int_equal(ops->truncate(file, UINT64_MAX - 99), -EINVAL);
+        assert_int_equal(ops->size(file), 0);
+        ops->close(file);
+        ops->close(NULL);
+
+        assert_int_equal(ops->rename(t->disk, "absent", "b"), -ENOENT);
+        assert_int_equal(ops->rename(t->disk, ".hidden", "b"), -EINVAL);
+        assert_int_equal(ops->rename(t->disk, "a", "b"), 0);
+        assert_int_equal(ops->unlink(t->disk, "a"), -ENOENT);
+        assert_int_equal(ops->unlink(t->disk, "../a"), -EINVAL);
+        assert_int_equal(ops->unlink(t->disk, "b"), 0);
+        assert_null(disk_free(NULL));
+}
+
+static int stop_at_once(const char *name, void *userdata) {
+        ++*(unsigned *)userdata;
+        return 7;
+}
+
+static void test_list(void **state) {
+        RealTest *t = *state;
+        const DiskOps *ops = t->disk->ops;
+        unsigned n = 0;
+        assert_int_equal(ops->list(t->disk, stop_at_once, &n), 0);
+        for (char name[] = "a"; name[0] < 'd'; name[0]++) {
+                DiskFile *file;
+                assert_int_equal(ops->open(t->disk, name, true, &file), 0);
+                ops->close(file);
+        }
+        assert_int_equal(ops->list(t->disk, stop_at_once, &n), 7);
+        assert_int_equal(n, 1);
+
+        /* A directory that somebody removed. */
+        char path[] = "/tmp/treaty-log-XXXXXX";
+        Disk *disk;
+        DiskFile *file;
+        assert_non_null(mkdtemp(path));
+        assert_int_equal(disk_open_directory(&disk, path), 0);
+        assert_int_equal(rmdir(path), 0);
+        assert_int_equal(ops->list(disk, stop_at_once, &n), 0);
+        assert_int_equal(n, 1);
+        assert_int_equal(ops->open(disk, "a", true, &file), -ENOENT);
+        assert_int_equal(ops->lock(disk), -ENOENT);
+        disk_free(disk);
+}
+
+static void test_one_lock(void **state) {
+        RealTest *t = *state;
+        Disk *other;
+        assert_int_equal(disk_open_directory(&other, t->path), 0);
+        assert_int_equal(t->disk->ops->lock(t->disk), 0);
+        assert_int_equal(t->disk->ops->lock(t->disk), -EWOULDBLOCK);
+        assert_int_equal(other->ops->lock(other), -EWOULDBLOCK);
+        t->disk->ops->unlock(t->disk);
+        t->disk->ops->unlock(t->disk); /* has none */
+        assert_int_equal(other->ops->lock(other), 0);
+        disk_free(other);
+        assert_int_equal(t->disk->ops->lock(t->disk), 0);
+}
+
 int main(void) {
 #define ONE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-        const struct CMUnitTest tests[] = {ONE(test_thread), ONE(test_idle), ONE(test_locked),
-                                           ONE(test_names)};
+        const struct CMUnitTest tests[] = {ONE(test_thread),  ONE(test_idle),   ONE(test_locked),
+                                           ONE(test_names),   ONE(test_errors), ONE(test_list),
+                                           ONE(test_one_lock)};
         return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,12 +1,15 @@
 /* A tree lives through 60 entries of all kinds, reads, a scrub in slices beside it, checkpoints, a snapshot
- * that is built into another tree and a new start; and the n-th allocation or file call of that life fails,
- * for every n or for some. Whatever n is: no crash; the file opens again, holds at least what was committed,
- * passes its scrub, and with the entries behind it becomes exactly the tree that it would have been.
+ * that is built into another tree and a new start; and the n-th allocation, file call or step of
+ * a statement of that life fails, for every n or for some. Whatever n is: no crash; the file opens again,
+ * holds at least what was committed, passes its scrub, and with the entries behind it becomes exactly the
+ * tree that it would have been.
  *
- *      nth-tree memory|file [--samples N | --from A --to B]        without options every n */
+ *      nth-tree memory|file|sql [--samples N | --from A --to B]        without options every n */
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <ftw.h>
 #include <signal.h>
+#include <sqlite3.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -30,6 +33,25 @@ static _Noreturn void wrong(const char *what, int r) {
         coverage_dump();
         _exit(1);
 }
+
+/* SQLite says that it could not, and did nothing. What it steps within a call is its own affair. */
+#define SQL_CALL(name, arguments, ...)                                    \
+        __attribute__((visibility("default"))) int name arguments {       \
+                static int(*real) arguments;                              \
+                if (sql_depth == 0 && failing_fails(FAIL_SQL, #name))     \
+                        return SQLITE_IOERR;                              \
+                if (!real)                                                \
+                        real = (int(*) arguments)dlsym(RTLD_NEXT, #name); \
+                sql_depth++;                                              \
+                int rc = real(__VA_ARGS__);                               \
+                sql_depth--;                                              \
+                return rc;                                                \
+        }
+static unsigned sql_depth;
+SQL_CALL(sqlite3_step, (sqlite3_stmt * statement), statement)
+SQL_CALL(sqlite3_exec,
+         (sqlite3 * db, const char *text, sqlite3_callback each, void *userdata, char **ret_error), db, text,
+         each, userdata, ret_error)
 
 /* ---- What happens, by index ---- */
 
@@ -360,6 +382,7 @@ int main(int argc, char **argv) {
         uint64_t samples = UINT64_MAX, from = 0, to = UINT64_MAX;
         FailKind kind = argc > 1 && strcmp(argv[1], "memory") == 0 ? FAIL_MEMORY
                         : argc > 1 && strcmp(argv[1], "file") == 0 ? FAIL_FILE
+                        : argc > 1 && strcmp(argv[1], "sql") == 0  ? FAIL_SQL
                                                                    : FAIL_NOTHING;
         for (int i = 2; i + 1 < argc; i += 2) {
                 uint64_t number = strtoull(argv[i + 1], NULL, 10);
@@ -373,7 +396,7 @@ int main(int argc, char **argv) {
                         kind = FAIL_NOTHING;
         }
         if (kind == FAIL_NOTHING) {
-                fprintf(stderr, "usage: nth-tree memory|file [--samples N | --from A --to B]\n");
+                fprintf(stderr, "usage: nth-tree memory|file|sql [--samples N | --from A --to B]\n");
                 return 2;
         }
         uint64_t calls = count(kind);
