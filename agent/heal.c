@@ -4,8 +4,11 @@
  *
  *      good ── suspected ──> the next turn: a stand-in, an empty file, takes its place; a record in the log
  *        ^                   names it, so that a restart knows, too
- *        │                     │ durable: the bad file goes
+ *        │                     v
  *        └── the switch <── a snapshot, from a voter that is not known to be wrong
+ *
+ * The bad file stays until then: should all hosts find theirs bad at once (an entry that none can apply), it
+ * is all that is left.
  *
  * Meanwhile reads wait (and fail with words), nothing is applied or served to others; but the log is good,
  * and the core does not need the tree: this host votes and stores entries as ever. Should it lead, it hands
@@ -267,8 +270,6 @@ void heal_stored(Agent *agent, uint64_t seq) {
         if (agent->heal.seq == 0 || seq < agent->heal.seq)
                 return;
         agent->heal.seq = 0;
-        TreeOptions options = hall_tree_options(agent);
-        (void)tree_sweep(&options, agent->tree_name);
 }
 
 /* ---- The way back ---- */

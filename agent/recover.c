@@ -285,7 +285,7 @@ int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote) {
 static int open_existing_tree(Agent *agent) {
         const char *name = log_state(agent->log)->tree_name;
         TreeOptions options = hall_tree_options(agent);
-        (void)tree_sweep(&options, name);
+        (void)tree_sweep(&options, NULL);
 
         int r = hall_open_tree(agent, name);
         if (r == TREE_NEWER) {
@@ -300,6 +300,8 @@ static int open_existing_tree(Agent *agent) {
         if (r == 0 && !agent->host.switching[0] &&
             heal_is_stand_in(&agent->tree_status, log_state(agent->log)))
                 return heal_recover(agent, "holds the place of a tree that was bad");
+        if (r == 0)
+                (void)tree_sweep(&options, name);
         return r > 0 ? -ENOSPC : r;
 }
 

@@ -62,6 +62,8 @@ int tree_sweep(const TreeOptions *options, const char *keep) {
         for (struct dirent *e; (e = readdir(directory));) {
                 if (strlen(e->d_name) < 14 || !name_is_ours(e->d_name))
                         continue;
+                if (!keep && memcmp(e->d_name, "build-", 6) != 0)
+                        continue;
                 if (n > 0 && strncmp(e->d_name, keep, n) == 0 && (e->d_name[n] == 0 || e->d_name[n] == '-'))
                         continue;
                 if (unlinkat(dirfd(directory), e->d_name, 0) < 0 && errno != ENOENT)

@@ -46,7 +46,8 @@ int tree_open(Tree **ret, const TreeOptions *options, const char *name);
 int tree_finish(Tree *tree);
 Tree *tree_close(Tree *tree);   /* commits and checkpoints; accepts NULL */
 Tree *tree_abandon(Tree *tree); /* as kill -9: nothing more is written */
-/* Removes tree files (and their -wal, -shm, half-built ones) in the directory other than `keep`. */
+/* Removes tree files (and their -wal, -shm, half-built ones) in the directory other than `keep`; NULL: only
+ * half-built ones. */
 int tree_sweep(const TreeOptions *options, const char *keep);
 DEFINE_CLEANUP(Tree *, tree_close);
 
