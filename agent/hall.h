@@ -108,6 +108,8 @@ typedef struct Requests {
         uint64_t previous; /* last serial offered on it */
         uint64_t busy_until_usec;
         uint64_t look_usec; /* when those that are offered are looked at for their deadlines next */
+        uint64_t queued_usec; /* … and those that are not */
+        uint64_t retry_usec;  /* something could not be sent: again then */
         uint64_t n_streams;
 } Requests;
 
@@ -153,6 +155,8 @@ typedef struct Reads {
         uint64_t gate_until_usec;
         Read *gate_read;
         uint64_t again_usec; /* the leader could not be asked: again then */
+        uint64_t due_usec;   /* of those that wait, the first is over or asked again */
+        bool unasked;        /* one of them has no question under way */
         unsigned n, n_questions;
 } Reads;
 
@@ -427,7 +431,7 @@ PeersVerdict members_judge(Agent *agent, const uint8_t key[static KEY_HASH_BYTES
 void members_work(Agent *agent); /* turn */
 void members_up(Agent *agent, uint64_t host, uint64_t connection);
 void members_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown why);
-Connection *members_connection(Agent *agent, uint64_t host); /* NULL: not connected and greeted */
+Connection *members_connection(const Agent *agent, uint64_t host); /* NULL: not connected and greeted */
 void members_hello(Agent *agent, uint64_t host, uint64_t connection, const LetterHello *hello);
 void members_reset(Agent *agent);
 void members_self(Agent *agent, Member *ret);

@@ -37,13 +37,13 @@ PeersVerdict members_judge(Agent *agent, const uint8_t key[static KEY_HASH_BYTES
 
 /* ---- Connections ---- */
 
-static Connection *connection_of(Agent *agent, uint64_t host) {
+static Connection *connection_of(const Agent *agent, uint64_t host) {
         Connection *connection = NULL;
         HASH_FIND(hh, agent->members.connections, &host, sizeof(host), connection);
         return connection;
 }
 
-Connection *members_connection(Agent *agent, uint64_t host) {
+Connection *members_connection(const Agent *agent, uint64_t host) {
         Connection *connection = connection_of(agent, host);
         return connection && connection->hello && connection->connection != 0 ? connection : NULL;
 }
@@ -130,7 +130,8 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
                 return;
         }
         if (hello->start != known->start)
-                roles_view(agent, host)->sent_usec = 0; /* a tree that it was sent may have gone with its process */
+                roles_view(agent, host)->sent_usec =
+                        0; /* a tree that it was sent may have gone with its process */
         known->hello = true;
         known->start = hello->start;
         known->version = hello->version;

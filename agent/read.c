@@ -10,6 +10,7 @@
 #include "base/seen.h"
 
 #define READ_AGAIN_USEC (500 * USEC_PER_MSEC)
+#define ASK_AGAIN_USEC  (20 * USEC_PER_MSEC) /* when the leader could not be asked */
 
 typedef enum ReadStage {
         READ_NEW,     /* no question asked yet */
@@ -230,7 +231,7 @@ void reads_start(Agent *agent) {
                         id = ++reads->next_id;
                         if (!ask_leader(agent, id)) {
                                 failed = true;
-                                reads->again_usec = agent->now_usec + 20 * USEC_PER_MSEC;
+                                reads->again_usec = agent->now_usec + ASK_AGAIN_USEC;
                                 break;
                         }
                 }
@@ -257,6 +258,14 @@ static void gate_open(Agent *agent, bool sure) {
         }
 }
 
+static void read_waits(Reads *reads, const Read *read) {
+        reads->due_usec = MIN(reads->due_usec, read->deadline_usec);
+        if (read->stage == READ_ASKED)
+                reads->due_usec = MIN(reads->due_usec, read->asked_usec + READ_AGAIN_USEC);
+        else if (read->stage == READ_NEW)
+                reads->unasked = true;
+}
+
 void reads_fire(Agent *agent) {
         Reads *reads = &agent->reads;
         Read *read, *next;
@@ -264,6 +273,8 @@ void reads_fire(Agent *agent) {
 
         if (reads->gate && !lost && agent->now_usec >= reads->gate_until_usec)
                 gate_open(agent, false);
+        reads->due_usec = USEC_INFINITY;
+        reads->unasked = false;
         DL_FOREACH_SAFE (reads->head, read, next) {
                 bool there = read->stage == READ_INDEXED && !lost &&
                              agent->tree_status.applied >= MAX(read->index, agent->applied_high) &&
@@ -275,7 +286,8 @@ void reads_fire(Agent *agent) {
                                 gate_open(agent, there);
                                 reads->gate_read = NULL;
                                 read_end(read, ANSWER_DONE);
-                        }
+                        } else
+                                read_waits(reads, read);
                         continue;
                 }
                 if (there && !reads->gate)
@@ -286,16 +298,26 @@ void reads_fire(Agent *agent) {
                                                                      : ANSWER_NO_QUORUM);
                 else if (!read->ready)
                         read_end(read, ANSWER_TIMEOUT);
+                else
+                        read_waits(reads, read);
         }
+}
+
+/* Without a leader, or a connection there, nobody can be asked: both come with a turn of their own. */
+static bool may_ask(const Agent *agent) {
+        uint64_t leader = hall_leader(agent);
+        return leader != 0 && (leader == agent->host.id || members_connection(agent, leader));
 }
 
 uint64_t reads_deadline(const Agent *agent) {
         const Reads *reads = &agent->reads;
         uint64_t deadline = USEC_INFINITY;
         if (reads->head)
-                deadline = agent->now_usec + HALL_TICK_USEC;
-        if (reads->again_usec > agent->now_usec && reads->head)
-                deadline = MIN(deadline, reads->again_usec);
+                deadline = reads->due_usec;
+        if (reads->head && reads->unasked && may_ask(agent))
+                deadline = MIN(deadline, reads->again_usec > agent->now_usec
+                                                 ? reads->again_usec
+                                                 : agent->now_usec + ASK_AGAIN_USEC);
         if (reads->gate && !agent->heal.bad && !agent->heal.suspect)
                 deadline = MIN(deadline, reads->gate_until_usec);
         return deadline;

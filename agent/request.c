@@ -277,6 +277,7 @@ static void announce(Agent *agent) {
         if (requests->announce_sent_usec != 0 &&
             agent->now_usec - requests->announce_sent_usec < ANNOUNCE_USEC)
                 return;
+        requests->retry_usec = agent->now_usec + HALL_TICK_USEC;
 
         Command command = {
                 .kind = COMMAND_ANNOUNCE,
@@ -286,8 +287,10 @@ static void announce(Agent *agent) {
         _cleanup_(buffer_deinit) Buffer bytes = {};
         if (wire_command_encode(&command, &bytes) < 0)
                 return;
-        if (send_offer(agent, BYTES(bytes.data, bytes.size), 0) >= 0)
+        if (send_offer(agent, BYTES(bytes.data, bytes.size), 0) >= 0) {
                 requests->announce_sent_usec = agent->now_usec;
+                requests->retry_usec = agent->now_usec + ANNOUNCE_USEC;
+        }
 }
 
 /* Is there a leader to whom offers can go, and does our stream lead there? */
@@ -332,6 +335,7 @@ static int request_offer(Request *request) {
         int r = send_offer(agent, BYTES(request->encoded.data, request->encoded.size), request->serial);
         if (r < 0) {
                 request->sent_on = 0;
+                requests->retry_usec = agent->now_usec + HALL_TICK_USEC;
                 return r;
         }
         if (requests->stream == stream && request->sent_on == stream)
@@ -361,6 +365,8 @@ static int request_number(Request *request) {
         request->state = REQUEST_OFFERED;
         DL_DELETE(requests->queued, request);
         DL_APPEND(requests->offered, request);
+        requests->look_usec =
+                MIN(requests->look_usec, MAX(request->deadline_usec, agent->now_usec + HALL_TICK_USEC));
         free(TAKE(request->command));
         return 0;
 }
@@ -572,20 +578,30 @@ void requests_time_out(Agent *agent) {
         Requests *requests = &agent->requests;
         Request *request, *next;
 
+        requests->queued_usec = USEC_INFINITY;
         DL_FOREACH_SAFE (requests->queued, request, next) {
                 if (request->refusal != ANSWER_DONE) {
                         requests->n_refusals--;
                         request_end(request, request->refusal, NULL);
                 } else if (agent->now_usec + request->margin_usec >= request->deadline_usec)
                         request_end(request, ANSWER_NO_QUORUM, NULL);
+                else
+                        requests->queued_usec =
+                                MIN(requests->queued_usec, request->deadline_usec - request->margin_usec);
         }
         /* Those may be thousands, and turns thousands a second: expiry is coarse on purpose. */
         if (agent->now_usec < requests->look_usec)
                 return;
-        requests->look_usec = agent->now_usec + HALL_TICK_USEC;
+        requests->look_usec = USEC_INFINITY;
         DL_FOREACH_SAFE (requests->offered, request, next) {
-                if (request->state != REQUEST_OFFERED || agent->now_usec < request->deadline_usec)
+                if (request->state != REQUEST_OFFERED)
                         continue;
+                if (agent->now_usec < request->deadline_usec) {
+                        requests->look_usec =
+                                MIN(requests->look_usec,
+                                    MAX(request->deadline_usec, agent->now_usec + HALL_TICK_USEC));
+                        continue;
+                }
                 request->state = REQUEST_UNKNOWN;
                 buffer_deinit(&request->encoded);
                 SIM_SEEN("request: told that its fate is unknown");
@@ -593,14 +609,21 @@ void requests_time_out(Agent *agent) {
         }
 }
 
+/* Whoever waits for a leader or a connection is woken by their coming; what could not be sent though both
+ * are there is tried again. */
 uint64_t requests_deadline(const Agent *agent) {
         const Requests *requests = &agent->requests;
         uint64_t deadline = USEC_INFINITY;
 
         if (requests->n_refusals > 0)
                 return 0;
-        if (requests->n > 0 || (requests->incarnation == 0 && hall_leader(agent) != 0))
-                deadline = requests->look_usec;
+        if (requests->queued)
+                deadline = requests->queued_usec;
+        if (requests->offered)
+                deadline = MIN(deadline, requests->look_usec);
+        if ((requests->n > 0 || requests->incarnation == 0) && hall_leader(agent) != 0 &&
+            requests->retry_usec > agent->now_usec)
+                deadline = MIN(deadline, requests->retry_usec);
         if (requests->busy_until_usec > agent->now_usec)
                 deadline = MIN(deadline, requests->busy_until_usec);
         return deadline;

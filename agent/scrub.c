@@ -1,10 +1,11 @@
 /* Reading everything again. A tree is mostly read where it is written; rot in what nobody reads would be
  * found on the day on which it is needed. So all of it is read in slices, beside the day's work: a few rows
  * at a time, about once a second, at most a millisecond of it, and a pass ends within half a day. A pass
- * begins with the process. */
+ * begins a minute after the process, or a new tree. */
 #include "hall.h"
 
 #define PASS_USEC  (12 * 3600 * USEC_PER_SEC)
+#define FIRST_USEC (60 * USEC_PER_SEC) /* a start has other things to read */
 #define SLICE_USEC USEC_PER_SEC
 #define HURRY_USEC (100 * USEC_PER_MSEC) /* when the pass would be late */
 #define SLICE_ROWS 256u
@@ -40,6 +41,8 @@ void scrub_work(Agent *agent) {
         ScrubWork *scrub = &agent->scrub;
         bool done = false;
 
+        if (scrub->due_usec == 0)
+                scrub->due_usec = agent->now_usec + FIRST_USEC;
         if (agent->now_usec < scrub->due_usec || !heal_may_touch(agent) || agent->heal.alone ||
             agent->tree_status.conf.n_voters == 0)
                 return;

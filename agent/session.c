@@ -675,9 +675,15 @@ uint64_t sessions_deadline(const Agent *agent) {
                 deadline = MAX(sessions->keepalive_usec, agent->now_usec + 1000);
         if (hall_is_leader(agent))
                 deadline = MIN(deadline, agent->now_usec + agent->options.session_usec / 10);
-        for (const Owned *owned = sessions->owned; owned; owned = owned->next)
-                if (owned->state != OWNED_LIVE)
-                        return MIN(deadline, agent->now_usec + HALL_TICK_USEC);
+        /* Without a leader nothing is written: all that can happen is that somebody's time is up. */
+        bool waits = false;
+        for (const Owned *owned = sessions->owned; owned; owned = owned->next) {
+                waits = waits || owned->state != OWNED_LIVE;
+                if (owned->done)
+                        deadline = MIN(deadline, owned->deadline_usec);
+        }
+        if (waits && hall_leader(agent) != 0)
+                deadline = MIN(deadline, agent->now_usec + HALL_TICK_USEC);
         return deadline;
 }
 

@@ -8,8 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static void turn_at(SimHost *host, uint64_t usec);
-
 /* ---- What the agent may ask ---- */
 
 uint64_t host_now(const SimHost *host) {
@@ -65,6 +63,11 @@ static void disk_kick(SimHost *host) {
         at(MAX(usec, MAX(host->stalled_until, host->paused_until)), disk_step, host, host->disk_token);
 }
 
+static void turn_before(SimHost *host, uint64_t usec) {
+        if (usec < alarm_at(host, ALARM_TURN))
+                alarm_set(host, ALARM_TURN, usec);
+}
+
 static void failed(SimHost *host, int r) {
         note("%s: ended by itself: %s", host->name, strerror(-r));
         if (!host->disk_fails && !operator_helps(host))
@@ -73,10 +76,7 @@ static void failed(SimHost *host, int r) {
         host_restart_at(host, world.now + between(10 * MSEC, 3 * SEC));
 }
 
-static void log_is_quiet(void *p, uint64_t token) {
-        SimHost *host = p;
-        if (token != host->quiet_token || !host->agent)
-                return;
+static void log_is_quiet(SimHost *host) {
         int r = log_quiet(host->agent->log);
         if (r < 0)
                 failed(host, r);
@@ -104,16 +104,12 @@ static void disk_step(void *p, uint64_t token) {
                 return;
         host_wake(host);
         disk_kick(host);
-        at(world.now + 100 * MSEC, log_is_quiet, host, ++host->quiet_token);
+        alarm_set(host, ALARM_QUIET, world.now + 100 * MSEC);
 }
 
-static void take_turn(void *p, uint64_t token) {
-        SimHost *host = p;
-        if (token != host->turn_token || !host->agent)
-                return;
-        host->turn_at = USEC_INFINITY;
+static void take_turn(SimHost *host) {
         if (host->paused_until > world.now) {
-                turn_at(host, host->paused_until);
+                turn_before(host, host->paused_until);
                 return;
         }
         int r = agent_turn(host->agent);
@@ -131,20 +127,23 @@ static void take_turn(void *p, uint64_t token) {
         if (!host->agent)
                 return;
         uint64_t deadline = agent_deadline(agent), now = host_now(host);
-        turn_at(host, world.now + (deadline > now ? MIN(deadline - now, 3600 * SEC) : 0) + between(1, 30));
+        turn_before(host,
+                    world.now + (deadline > now ? MIN(deadline - now, 3600 * SEC) : 0) + between(1, 30));
         disk_kick(host);
 }
 
-static void turn_at(SimHost *host, uint64_t usec) {
-        if (host->turn_at <= usec)
+void host_alarm(SimHost *host, AlarmKind kind) {
+        if (!host->agent)
                 return;
-        host->turn_at = usec;
-        at(usec, take_turn, host, ++host->turn_token);
+        if (kind == ALARM_TURN)
+                take_turn(host);
+        else
+                log_is_quiet(host);
 }
 
 void host_wake(SimHost *host) {
         if (host->agent || host->dying)
-                turn_at(host, world.now + between(10, 60));
+                turn_before(host, world.now + between(10, 60));
 }
 
 void host_pause(SimHost *host, uint64_t usec) {
@@ -156,7 +155,7 @@ void host_pause(SimHost *host, uint64_t usec) {
 SimHost *host_add(void) {
         SimHost *host = calloc(1, sizeof(SimHost));
         assert(host && world.n_hosts < HOSTS_MAX);
-        *host = (SimHost){.i = world.n_hosts, .powered = true, .turn_at = USEC_INFINITY, .oracle_next = 1};
+        *host = (SimHost){.i = world.n_hosts, .powered = true, .oracle_next = 1};
         host->random.state = random_next(&world.random);
         snprintf(host->name, sizeof(host->name), "h%u", host->i + 1);
         snprintf(host->address, sizeof(host->address), "h%u:7707", host->i + 1);
@@ -226,7 +225,7 @@ void host_start(SimHost *host) {
         host->unsure = false;
         host->applied = host->revision = 0;
         host->durable = UINT64_MAX;
-        host->turn_at = USEC_INFINITY;
+        alarm_set(host, ALARM_TURN, USEC_INFINITY);
         host->disk_fails = host->disk_cut = false;
         host->die_in = 0;
         note("%s: starts, life %u", host->name, host->life);
@@ -255,9 +254,9 @@ void host_start(SimHost *host) {
 
 static void end_process(SimHost *host, bool clean) {
         char tree[LOG_TREE_NAME_BYTES];
-        host->turn_token++;
+        alarm_set(host, ALARM_TURN, USEC_INFINITY);
         host->disk_token++;
-        host->quiet_token++;
+        alarm_set(host, ALARM_QUIET, USEC_INFINITY);
         host->disk_pending = false;
         host->listening = false;
         host->joining = false;

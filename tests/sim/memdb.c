@@ -290,14 +290,18 @@ void memdb_cut(const char *path, unsigned keep) {
 static char full_directory[16][96];
 
 void memdb_set_full(const char *directory, bool full) {
+        bool was = false;
         size_t free_slot = ELEMENTSOF(full_directory);
         for (size_t i = 0; i < ELEMENTSOF(full_directory); i++) {
                 if (strcmp(full_directory[i], directory) == 0) {
                         full_directory[i][0] = 0;
+                        was = true;
                 }
                 if (!full_directory[i][0])
                         free_slot = MIN(free_slot, i);
         }
+        if (!full && !was)
+                return;
         assert(free_slot < ELEMENTSOF(full_directory));
         if (full)
                 snprintf(full_directory[free_slot], sizeof(full_directory[0]), "%s", directory);

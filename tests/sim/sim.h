@@ -95,6 +95,10 @@ extern World world;
 
 void at(uint64_t usec, Happen happen, void *p, uint64_t a); /* at this time; in order of calls when equal */
 bool happen_next(uint64_t until);                           /* false: nothing more before `until` */
+/* What happens again and again, and is moved more often than it happens: one of a host's alarms. */
+typedef enum AlarmKind { ALARM_TURN, ALARM_QUIET, _ALARM_MAX } AlarmKind;
+void alarm_set(SimHost *host, AlarmKind kind, uint64_t usec); /* USEC_INFINITY: not any more */
+uint64_t alarm_at(const SimHost *host, AlarmKind kind);
 uint64_t below(uint64_t n);                                 /* 0 <= x < n */
 uint64_t between(uint64_t from, uint64_t to);
 bool chance(unsigned per_10000);
@@ -127,7 +131,7 @@ struct SimHost {
         Random random;
         uint64_t booted_usec, boot_offset_usec;
         uint64_t paused_until, stalled_until;
-        uint64_t turn_at, turn_token, disk_token, quiet_token;
+        uint64_t disk_token;
         bool disk_pending;
         bool disk_fails; /* a failure was injected: the process may end by itself */
         bool disk_cut;   /* … and then the machine loses power */
@@ -175,6 +179,8 @@ bool host_is_in(const SimHost *host); /* … and its tree is the cluster's */
 SimHost *host_of(uint64_t id);
 SimHost *host_leader(void); /* the one with the highest term, or NULL */
 uint64_t host_now(const SimHost *host);
+
+void host_alarm(SimHost *host, AlarmKind kind);
 
 /* ---- net.c ---- */
 

@@ -67,7 +67,51 @@ static Event heap_pop(void) {
         return top;
 }
 
+/* ---- Alarms: few, so that the next one is found by looking at all of them ---- */
+
+static uint64_t alarms[HOSTS_MAX * _ALARM_MAX];
+static unsigned next_alarm;
+
+static unsigned alarm_of(const SimHost *host, AlarmKind kind) {
+        return host->i * _ALARM_MAX + kind;
+}
+
+static void alarms_look(void) {
+        next_alarm = 0;
+        for (unsigned i = 1; i < world.n_hosts * _ALARM_MAX; i++)
+                if (alarms[i] < alarms[next_alarm])
+                        next_alarm = i;
+}
+
+void alarm_set(SimHost *host, AlarmKind kind, uint64_t usec) {
+        unsigned i = alarm_of(host, kind);
+        uint64_t was = alarms[i];
+        alarms[i] = usec == USEC_INFINITY ? usec : MAX(usec, world.now);
+        if (alarms[i] < alarms[next_alarm] || (alarms[i] == alarms[next_alarm] && i < next_alarm))
+                next_alarm = i;
+        else if (i == next_alarm && alarms[i] > was)
+                alarms_look();
+}
+
+uint64_t alarm_at(const SimHost *host, AlarmKind kind) {
+        return alarms[alarm_of(host, kind)];
+}
+
+static void alarm_rings(void) {
+        SimHost *host = world.hosts[next_alarm / _ALARM_MAX];
+        AlarmKind kind = next_alarm % _ALARM_MAX;
+        world.now = alarms[next_alarm];
+        alarm_set(host, kind, USEC_INFINITY);
+        host_alarm(host, kind);
+}
+
 bool happen_next(uint64_t until) {
+        uint64_t alarm = alarms[next_alarm];
+        if (alarm <= until && (n_heap == 0 || alarm < heap[0].usec)) {
+                world.n_events++;
+                alarm_rings();
+                return true;
+        }
         if (n_heap == 0 || heap[0].usec > until) {
                 world.now = until;
                 return false;
@@ -187,6 +231,8 @@ ssize_t getrandom(void *data, size_t size, unsigned flags) {
 
 void world_begin(uint64_t seed, uint64_t ticks, bool verbose) {
         world = (World){.seed = seed, .ticks = ticks, .verbose = verbose, .now = 1, .disk_usec = 600};
+        for (unsigned i = 0; i < ELEMENTSOF(alarms); i++)
+                alarms[i] = USEC_INFINITY;
         world.random.state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
         const char *base = getenv("TMPDIR") ?: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
         snprintf(world.directory, sizeof(world.directory), "%.30s/treaty-sim-%d", base, (int)getpid());
