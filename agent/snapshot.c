@@ -267,7 +267,7 @@ void snapshot_work(Agent *agent) {
         fetch->finishing = false;
         fetch->build = tree_build_free(fetch->build);
         if (r == TREE_ROTTEN)
-                return fetch_give_up(agent, "its digest is wrong");
+                return fetch_give_up(agent, "its digest is wrong, or the disk gave back something else");
         if (r != 0)
                 return fetch_give_up(agent, "it cannot be written here (disk full?)");
         if (!fetch->foreign && fetch->index < heal_oldest(agent))

@@ -1,7 +1,8 @@
 /* A tree out of a peer's stream. Its bytes are hostile until the end: each length is bounded before it is
  * used, each record parsed by who would read it later, rows and records come strictly in order (so none
- * comes twice), and what was built has to have the digest that the stream began with. The file bears a
- * building name until it is whole and synced; nothing points to it before the log says so. */
+ * comes twice), and what was built has to have the digest that the stream began with. Then all of it is read
+ * back from the disk: what was counted in memory says nothing of bytes that rotted behind it. The file bears
+ * a building name until it is whole, synced and read; nothing points to it before the log says so. */
 #include "internal.h"
 
 #include <fcntl.h>
@@ -328,6 +329,27 @@ static int build_verify(TreeBuild *build) {
         return memcmp(digest.sum, build->digest.sum, 16) == 0 ? 0 : TREE_ROTTEN;
 }
 
+/* A reader of its own, with nothing in its caches: it sees what a start after a power cut would see. */
+static int build_read_back(const TreeBuild *build) {
+        Tree *tree = calloc(1, sizeof(Tree));
+        if (!tree)
+                return -ENOMEM;
+        tree->options = build->tree.options;
+        memcpy(tree->path, build->tree.path, sizeof(tree->path));
+
+        int r = file_reopen(tree);
+        if (r == 0) {
+                TreeDigest digest;
+                tree_digest(tree, &digest);
+                r = memcmp(digest.sum, build->digest.sum, 16) == 0 ? tree_scrub(tree) : TREE_ROTTEN;
+        }
+        sql_finalize(tree);
+        sqlite3_close(tree->db);
+        tree_deinit(tree);
+        free(tree);
+        return r == TREE_NONE ? TREE_ROTTEN : r;
+}
+
 static int build_name(TreeBuild *build, char *ret_name) {
         Tree *tree = &build->tree;
         char name[TREE_NAME_BYTES], path[PATH_MAX];
@@ -357,6 +379,8 @@ int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uin
                 r = sql_exec(tree, tree->db, "COMMIT");
         if (r == 0)
                 r = file_finish(tree);
+        if (r == 0)
+                r = build_read_back(build);
         if (r == 0)
                 r = build_name(build, ret_name);
         if (r != 0) {

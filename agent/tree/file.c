@@ -441,6 +441,28 @@ int tree_open(Tree **ret, const TreeOptions *options, const char *name) {
         return 0;
 }
 
+/* What the disk holds, not what memory still has of it. Advice only: some file systems do not take it. Only
+ * before SQLite opens, as any close of the file. */
+static void file_forget(const char *path) {
+        int fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+                return;
+        (void)posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+        close(fd);
+}
+
+int file_reopen(Tree *tree) {
+        file_forget(tree->path);
+        int r = file_connect(tree, tree->path, false, &tree->db);
+        if (r != 0)
+                return r;
+        sqlite3_db_config(tree->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL); /* leaves no WAL behind */
+        r = format_check(tree);
+        if (r == 0)
+                r = meta_load(tree);
+        return r != 0 ? r : requests_load_expiry(tree);
+}
+
 /* ---- Closing ---- */
 
 void tree_deinit(Tree *tree) {

@@ -288,6 +288,7 @@ int file_connect(const Tree *tree, const char *path, bool building, sqlite3 **re
 int file_make(const TreeOptions *options, const char *path); /* empty, mode 0600 */
 int file_schema(Tree *tree);
 int file_finish(Tree *tree); /* a built file: to WAL mode, closed, synced */
+int file_reopen(Tree *tree); /* a finished file, to be read back from the disk; nothing is written */
 int file_sync(const char *path);
 int meta_load(Tree *tree);
 int meta_save(Tree *tree);

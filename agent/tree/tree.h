@@ -209,16 +209,16 @@ uint64_t tree_snapshot_term(const TreeSnapshot *snapshot);
 int tree_snapshot_next(TreeSnapshot *snapshot, Buffer *chunk, bool *ret_done);
 TreeSnapshot *tree_snapshot_free(TreeSnapshot *snapshot);
 
-/* Receiving: builds a new tree file, verifies it against the digest sent, syncs file and directory. Nothing
- * is switched: that is the log's record. Bytes from a peer: refused with TREE_ROTTEN when malformed, never
- * trusted. */
+/* Receiving: builds a new tree file, verifies it against the digest sent, syncs file and directory, and
+ * reads all of it back before it is named. Nothing is switched: that is the log's record. Bytes from a peer:
+ * refused with TREE_ROTTEN when malformed, never trusted. */
 typedef struct TreeBuild TreeBuild;
 int tree_build_begin(const TreeOptions *options, TreeBuild **ret);
 int tree_build_feed(TreeBuild *build, Bytes chunk);
 /* After the last chunk; `name` has room for 80 bytes. 0, TREE_ROTTEN. */
 int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term);
-/* The same beside the loop, for it syncs all of a tree: begun, and asked for until it is no longer -EAGAIN.
- * Nothing is said of what went wrong but the result. Without `thread` it is done at once. */
+/* The same beside the loop, for it syncs and reads all of a tree: begun, and asked for until it is no longer
+ * -EAGAIN. Nothing is said of what went wrong but the result. Without `thread` it is done at once. */
 int tree_build_finish_begin(TreeBuild *build);
 int tree_build_finish_take(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term);
 TreeBuild *tree_build_free(TreeBuild *build); /* removes what is half-built; accepts NULL */
