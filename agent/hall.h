@@ -116,7 +116,7 @@ typedef struct Requests {
 void requests_offer(Agent *agent);    /* turn: number, offer, announce */
 void requests_time_out(Agent *agent); /* turn: deadlines */
 uint64_t requests_deadline(const Agent *agent);
-void requests_refused(Agent *agent, const LetterOfferRefused *refused);
+void requests_refused(Agent *agent, uint64_t host, const LetterOfferRefused *refused);
 void requests_applied(Agent *agent, uint64_t serial, const Result *result); /* our own entry */
 void requests_announced(Agent *agent, uint64_t incarnation);
 void requests_replaced(Agent *agent);            /* our row is another process's now */
@@ -393,7 +393,7 @@ void roles_stored(Agent *agent, uint64_t seq);
 int roles_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata);
 int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata);
 RoleView *roles_view(Agent *agent, uint64_t host);
-void roles_called(Agent *agent, PeersCall *call, Bytes request); /* Admin */
+void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request); /* Admin */
 void roles_reset(Agent *agent);
 uint64_t roles_deadline(const Agent *agent);
 /* Pure: how many voters for so many full members. */
@@ -565,6 +565,7 @@ int members_each(Agent *agent, int (*each)(const Member *, void *), void *userda
 int members_by_id(Agent *agent, uint64_t id, Member *ret);
 int members_by_key(Agent *agent, const uint8_t key[static KEY_HASH_BYTES], Member *ret);
 int members_by_name(Agent *agent, const char *name, Member *ret);
+bool members_is_leaf(Agent *agent, uint64_t host); /* trusted with little */
 
 /* ---- letter.c ---- */
 

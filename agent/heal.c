@@ -92,6 +92,11 @@ int members_by_name(Agent *agent, const char *name, Member *ret) {
                                : tree_member_by_name(agent->tree, name, ret);
 }
 
+bool members_is_leaf(Agent *agent, uint64_t host) {
+        Member member;
+        return members_by_id(agent, host, &member) == 0 && member.class == MEMBER_LEAF;
+}
+
 /* ---- The suspicion ---- */
 
 bool heal_others_vote(const Conf *conf, uint64_t self) {

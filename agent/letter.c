@@ -16,11 +16,6 @@ int hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         return agent->outside.send(agent->outside.userdata, to, BYTES(bytes.data, bytes.size));
 }
 
-static bool is_leaf(Agent *agent, uint64_t host) {
-        Member member;
-        return members_by_id(agent, host, &member) == 0 && member.class == MEMBER_LEAF;
-}
-
 /* A leaf votes for nobody and leads nobody, so its word moves no term: else a single host that is trusted
  * with little could stop them all. Looked up only for words that could: the leader's own are the many. */
 static bool is_presumption(Agent *agent, uint64_t host, const RaftMessage *message) {
@@ -30,7 +25,7 @@ static bool is_presumption(Agent *agent, uint64_t host, const RaftMessage *messa
 
         if (!ask && (!lead || (host == status->leader && message->term == status->term)))
                 return false;
-        return is_leaf(agent, host);
+        return members_is_leaf(agent, host);
 }
 
 static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message) {
@@ -70,7 +65,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 offers_take(agent, host, connection, &letter->offer);
                 return;
         case LETTER_OFFER_REFUSED:
-                requests_refused(agent, &letter->refused);
+                requests_refused(agent, host, &letter->refused);
                 return;
         case LETTER_READ:
                 reads_asked(agent, host, &letter->read);
@@ -83,7 +78,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                         sessions_heard(agent, host, &letter->keepalive);
                 return;
         case LETTER_PROMOTE:
-                if (!is_leaf(agent, host))
+                if (!members_is_leaf(agent, host))
                         roles_promote(agent, host, &letter->promote);
                 return;
         case LETTER_PROMOTED:
@@ -171,7 +166,7 @@ void agent_called(Agent *agent, PeersCall *call, uint64_t host, const uint8_t ke
         else if (strcmp(method, CALL_SNAPSHOT) == 0)
                 snapshot_called(agent, call, host);
         else if (strcmp(method, CALL_ADMIN) == 0)
-                roles_called(agent, call, request);
+                roles_called(agent, call, host, request);
         else
                 outside->call_end(outside->userdata, call, PEERS_UNIMPLEMENTED, "no such call");
         hall_wake(agent);

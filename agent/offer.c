@@ -61,7 +61,7 @@ static void refuse(Agent *agent, uint64_t host, const LetterOffer *offer, OfferR
                         },
         };
         if (host == agent->host.id)
-                requests_refused(agent, &letter.refused);
+                requests_refused(agent, host, &letter.refused);
         else
                 (void)hall_send(agent, host, &letter);
 }

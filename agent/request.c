@@ -453,10 +453,12 @@ static bool is_rewound(const Requests *requests, uint64_t serial) {
         return false;
 }
 
-void requests_refused(Agent *agent, const LetterOfferRefused *refused) {
+/* Only he refuses to whom it was offered: a caller is told for good. */
+void requests_refused(Agent *agent, uint64_t host, const LetterOfferRefused *refused) {
         Requests *requests = &agent->requests;
 
-        if (refused->stream != requests->stream || refused->term != requests->stream_term ||
+        if (host != requests->stream_leader || refused->stream != requests->stream ||
+            refused->term != requests->stream_term ||
             (refused->reason == OFFER_HOLE && is_rewound(requests, refused->serial)))
                 return;
         requests->busy_until_usec = agent->now_usec + BUSY_USEC;
@@ -471,6 +473,7 @@ void requests_refused(Agent *agent, const LetterOfferRefused *refused) {
                 if (request->serial < refused->serial)
                         continue;
                 if (request->serial == refused->serial && refused->reason == OFFER_INVALID) {
+                        decided_named(requests, request->serial, false);
                         request_end(request, ANSWER_REFUSED, &(Result){.status = RESULT_INVALID});
                         return;
                 }

@@ -133,9 +133,8 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
 void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         Roles *roles = &agent->roles;
 
-        if (!agent->follow.active || agent->removed || snapshot_fetching(agent) ||
-            !heal_may_touch(agent) || promote->term < agent->raft_status.term ||
-            agent->tree_status.conf.n_voters == 0)
+        if (!agent->follow.active || agent->removed || snapshot_fetching(agent) || !heal_may_touch(agent) ||
+            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
                 return;
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
@@ -612,13 +611,19 @@ static void served_done(const RequestAnswer *answer, void *userdata) {
         free(served);
 }
 
-void roles_called(Agent *agent, PeersCall *call, Bytes bytes) {
+void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
         AdminRequest request;
 
         if (wire_admin_request_decode(bytes, &request) < 0 || request.host == 0) {
                 agent->outside.call_end(agent->outside.userdata, call, PEERS_INVALID, "malformed request");
                 return;
         }
+        /* What the leader does for it would be applied as the leader's. */
+        bool leaves = request.action == ADMIN_REMOVE && request.host == host;
+        if (!leaves && members_is_leaf(agent, host))
+                return admin_reply(
+                        agent, call,
+                        &(AdminReply){.leader = true, .answer = ANSWER_REFUSED, .status = RESULT_DENIED});
         bool self_voter = request.action == ADMIN_REMOVE && request.host == agent->host.id;
         if (self_voter && hall_is_leader(agent))
                 (void)raft_transfer(agent->raft, 0,

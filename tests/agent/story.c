@@ -33,7 +33,8 @@
  *      own H PATH VALUE tag TAG | disown H TAG | owned H
  *      remove H MEMBER | transfer H [TO]
  *      presume H TERM                      it campaigns by force, and says that it leads, though it may not:
- *                                          it promotes, and lets sessions live for an hour
+ *                                          it promotes, lets sessions live for an hour, and refuses
+ *                                          the oldest write for good
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
  *      session H                           is it certain to live?
@@ -483,6 +484,12 @@ static void presume(SimHost *host, uint64_t term) {
                                   .to = to->host.id,
                                   .term = term,
                                   .beat = 1}},
+                        {.kind = LETTER_OFFER_REFUSED,
+                         .refused = {.term = to->requests.stream_term,
+                                     .stream = to->requests.stream,
+                                     .serial = to->requests.offered ? to->requests.offered->serial : 0,
+                                     .reason = OFFER_INVALID,
+                                     .leader = from}},
                         {.kind = LETTER_PROMOTE, .promote = {.term = term, .index = 1}},
                         {.kind = LETTER_KEEPALIVE_ACK,
                          .keepalive = {.host = to->host.id,
