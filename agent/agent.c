@@ -93,7 +93,7 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->status_dirty = true;
         agent->follow.active =
                 !conf_is_voter(agent->raft_status.conf, agent->host.id) && agent->raft_status.conf_committed;
-        agent->demote = agent->follow.active && agent->raft_status.keeps_log && !agent->heal.bad;
+        agent->demote = agent->follow.active && agent->raft_status.keeps_log;
         agent->told_revision = agent->tree_status.revision;
         agent->applied_high = agent->tree_status.applied;
         agent->checks.compared_usec = agent->now_usec;

@@ -273,6 +273,8 @@ void members_work(Agent *agent) {
         /* Every voter we reach knows us no more: that is what being removed looks like from outside. */
         for (Connection *c = members->connections; c; c = c->hh.next)
                 any = any || c->hello;
+        if (any) /* one that was removed itself refuses everybody: that says nothing */
+                members->refused_usec = 0;
         bool out = members->refused_usec != 0 && !any;
         if (out != members->out) {
                 members->out = out;
