@@ -48,7 +48,8 @@ static void after_command(Agent *agent, const Command *command, const Result *re
                 if (command->nonce.size == sizeof(agent->requests.nonce) &&
                     memcmp(command->nonce.data, agent->requests.nonce, command->nonce.size) == 0)
                         requests_announced(agent, result->number);
-                else if (agent->requests.incarnation != 0)
+                else if (agent->requests.incarnation != 0 &&
+                         result->number > agent->requests.incarnation) /* not one before, replayed */
                         requests_replaced(agent);
                 return;
         case COMMAND_ADD_MEMBER:

@@ -107,7 +107,7 @@ typedef struct Requests {
         uint64_t stream_leader, stream_term, stream_connection;
         uint64_t previous; /* last serial offered on it */
         uint64_t busy_until_usec;
-        uint64_t look_usec; /* when those that are offered are looked at for their deadlines next */
+        uint64_t look_usec;   /* when those that are offered are looked at for their deadlines next */
         uint64_t queued_usec; /* … and those that are not */
         uint64_t retry_usec;  /* something could not be sent: again then */
         uint64_t n_streams;
@@ -318,12 +318,14 @@ typedef struct SnapshotFetch {
         uint64_t switch_seq; /* != 0: built, the switch is on its way to the disk */
         uint64_t base_seq;   /* != 0: switched, the base that the core will begin at is on its way */
         uint64_t retry_usec;
+        bool again; /* given up here: who sent it may believe that we have it */
 } SnapshotFetch;
 
 typedef struct Snapshots {
         SnapshotSend *sends;
         unsigned n_sends;
         SnapshotFetch fetch;
+        unsigned n_failures; /* in a row: each waits twice as long */
 } Snapshots;
 
 void snapshot_called(Agent *agent, PeersCall *call, uint64_t host);
@@ -379,9 +381,12 @@ typedef struct Roles {
         uint64_t promote_index; /* being made durable */
         uint64_t promote_seq;
         uint64_t promoted_usec;
-        uint64_t passive_usec; /* neither voting nor following since */
-        uint64_t status_usec;  /* when the next status letter is due */
-        LetterHeal heal;       /* observer, damaged: the leader's word; index 0: none */
+        uint64_t passive_usec;  /* neither voting nor following since */
+        uint64_t stranded_usec; /* a voter of a configuration that is not committed, without a leader, since
+                                 */
+        unsigned n_stranded;
+        uint64_t status_usec; /* when the next status letter is due */
+        LetterHeal heal;      /* observer, damaged: the leader's word; index 0: none */
 } Roles;
 
 void roles_work(Agent *agent); /* turn */

@@ -133,8 +133,10 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
 void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         Roles *roles = &agent->roles;
 
+        /* A leader of a lower term may ask: its appends will be refused, and it comes to office above ours.
+         */
         if (!agent->follow.active || agent->removed || snapshot_fetching(agent) || !heal_may_touch(agent) ||
-            promote->term < agent->raft_status.term || agent->tree_status.conf.n_voters == 0)
+            agent->tree_status.conf.n_voters == 0)
                 return;
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
@@ -232,6 +234,30 @@ static void end_of_time_missed(Agent *agent) {
         agent->follow.active = true;
         agent->follow.heard_usec = agent->now_usec;
         agent->demote = agent->status_dirty = true;
+}
+
+/* A vote only by a configuration that was never committed: the leader that began it lost it, and leads
+ * others. Those entries never come to be, and nobody sends what did: a tree is fetched. (Where its index is
+ * in the log with the same term the tail stays, so nothing that was acknowledged goes.) */
+static void stranded(Agent *agent) {
+        Roles *roles = &agent->roles;
+        const RaftStatus *status = &agent->raft_status;
+        const Conf *committed = &agent->tree_status.conf;
+
+        if (status->conf_committed || !status->keeps_log || !conf_is_voter(status->conf, agent->host.id) ||
+            conf_is_voter(committed, agent->host.id) || committed->n_voters == 0 || status->leader != 0 ||
+            agent->heal.bad) {
+                roles->stranded_usec = agent->now_usec;
+                return;
+        }
+        if (agent->now_usec - roles->stranded_usec < 2 * PROMOTE_USEC)
+                return;
+        uint64_t server = committed->voters[roles->n_stranded++ % committed->n_voters].id;
+        roles->stranded_usec = agent->now_usec;
+        if (server != agent->host.id && members_connection(agent, server)) {
+                SIM_SEEN("roles: a voter of a configuration that never came to be");
+                (void)snapshot_fetch(agent, server, false);
+        }
 }
 
 static void tell_status(Agent *agent) {
@@ -654,6 +680,7 @@ void roles_work(Agent *agent) {
         promotion_durable(agent);
         promotion_lapses(agent);
         end_of_time_missed(agent);
+        stranded(agent);
         DL_FOREACH_SAFE (agent->roles.removals, removal, next)
                 removal_work(removal);
         plan_voters(agent);

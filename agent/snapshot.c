@@ -190,14 +190,28 @@ static void fetch_give_up(Agent *agent, const char *why) {
                 agent->outside.call_free(agent->outside.userdata, TAKE(fetch->call));
         fetch->build = tree_build_free(fetch->build);
         fetch->retry_usec = agent->now_usec + RETRY_USEC;
+        if (!fetch->foreign) {
+                fetch->again = true;
+                fetch->retry_usec = agent->now_usec + (RETRY_USEC << MIN(agent->snapshots.n_failures++, 4u));
+        }
         if (why)
                 report_say(&agent->report, LOG_WARNING,
                            "The snapshot from %016llx is of no use: %s. It is fetched again.",
                            (unsigned long long)fetch->from, why);
 }
 
+/* The leader may have sent all of it, and waits for us to stand on it: nobody else would ask again. Other
+ * sources are asked again by who asked first. */
+static bool fetch_is_owed(const Agent *agent) {
+        const SnapshotFetch *fetch = &agent->snapshots.fetch;
+        return fetch->again && !snapshot_fetching(agent) && agent->raft_status.leader == fetch->from;
+}
+
 uint64_t snapshot_deadline(const Agent *agent) {
-        return agent->snapshots.fetch.finishing ? agent->now_usec + FINISH_USEC : USEC_INFINITY;
+        const SnapshotFetch *fetch = &agent->snapshots.fetch;
+        if (fetch->finishing)
+                return agent->now_usec + FINISH_USEC;
+        return fetch_is_owed(agent) ? fetch->retry_usec : USEC_INFINITY;
 }
 
 void snapshot_cancel(Agent *agent) {
@@ -259,6 +273,10 @@ static void fetch_ended(PeersCall *call, PeersStatus status, const char *text, v
 void snapshot_work(Agent *agent) {
         SnapshotFetch *fetch = &agent->snapshots.fetch;
 
+        if (fetch_is_owed(agent) && agent->now_usec >= fetch->retry_usec) {
+                SIM_SEEN("snapshot: asked for again after a failure here");
+                (void)snapshot_fetch(agent, fetch->from, false);
+        }
         if (!fetch->finishing)
                 return;
         int r = tree_build_finish_take(fetch->build, fetch->name, &fetch->index, &fetch->term);
@@ -285,6 +303,7 @@ void snapshot_work(Agent *agent) {
                 return;
         }
         fetch->switch_seq = seq;
+        agent->snapshots.n_failures = 0;
         SIM_SEEN("snapshot: built, and about to be switched in");
 }
 
@@ -296,8 +315,10 @@ int snapshot_fetch(Agent *agent, uint64_t from, bool foreign) {
         *fetch = (SnapshotFetch){.from = from, .foreign = foreign};
         TreeOptions options = hall_tree_options(agent);
         int r = tree_build_begin(&options, &fetch->build);
-        if (r != 0)
+        if (r != 0) {
+                fetch_give_up(agent, "it cannot be written here (disk full?)");
                 return r < 0 ? r : -EIO;
+        }
         PeersCallEvents events = {.message = chunk_arrived, .end = fetch_ended, .userdata = agent};
         r = agent->outside.call(agent->outside.userdata, from, CALL_SNAPSHOT, (Bytes){}, FETCH_USEC, &events,
                                 &fetch->call);
