@@ -24,7 +24,7 @@ const char *answer_text(Answer answer) {
         case ANSWER_DISK_FULL:
                 return "The disk that holds the agent's state is full. Free some space; the agent goes on by itself";
         case ANSWER_NOT_MEMBER:
-                return "This host is not a member of a cluster (any more). See \"treatyctl status\"";
+                return "This host is not a member of a cluster (any more), or its state is a copy or was set back. See \"treatyctl status\"";
         case ANSWER_TIMEOUT:
                 return "No answer in time";
         case ANSWER_STOPPING:
@@ -99,6 +99,7 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->checks.compared_usec = agent->now_usec;
         agent->removed = tree_member_removed(agent->tree, agent->host.id);
         agent->follow.heard_usec = agent->now_usec;
+        agent->quarantined = agent->host.quarantined;
         sessions_load(agent);
         if (agent->follow.active && !agent->heal.bad)
                 raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,
@@ -108,6 +109,10 @@ int agent_new(Agent **ret, const AgentOptions *options) {
                         &agent->report, LOG_ERR,
                         "The log is damaged: this host does not vote until it has got again what it may have lost; reads "
                         "go on.");
+        if (agent->quarantined)
+                quarantine_enter(agent);
+        else
+                quarantine_look(agent);
         hall_wake(agent);
         *ret = agent;
         return 0;
@@ -244,6 +249,8 @@ static bool is_quorate(const Agent *agent) {
 static AgentState state_now(const Agent *agent) {
         if (agent->removed || agent->members.out)
                 return AGENT_OUT;
+        if (agent->quarantined)
+                return AGENT_QUARANTINED;
         if (agent->heal.bad || agent->heal.suspect)
                 return AGENT_NO_TREE;
         if (agent->halted)
@@ -411,7 +418,7 @@ int agent_changed(Agent *agent, const char *subtree, uint64_t *ret_revision) {
 uint64_t agent_age_usec(Agent *agent) {
         uint64_t now = hall_now(agent), heard;
 
-        if (agent->reads.gate || agent->halted || agent->removed)
+        if (agent->reads.gate || agent->halted || agent->removed || agent->quarantined)
                 return USEC_INFINITY;
         if (hall_is_leader(agent))
                 heard = agent->raft_status.quorum_contact_usec;

@@ -169,7 +169,8 @@ typedef enum AgentState {
         AGENT_HALTED,
         AGENT_JOINING,
         AGENT_OUT,
-        AGENT_NO_TREE,  /* it was bad, another is on its way */
+        AGENT_QUARANTINED, /* the own state is a copy or was set back */
+        AGENT_NO_TREE,     /* it was bad, another is on its way */
         AGENT_DIVERGED, /* an alarm: trees differ, or the only one is bad, and there is no right one to fetch
                          */
 } AgentState;

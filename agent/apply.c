@@ -43,6 +43,7 @@ static bool join_signature_valid(Agent *agent, const Command *command) {
 static void after_command(Agent *agent, const Command *command, const Result *result) {
         switch (command->kind) {
         case COMMAND_ANNOUNCE:
+                quarantine_announced(agent, command->host);
                 if (command->host != agent->host.id || result->status != RESULT_DONE)
                         return;
                 if (command->nonce.size == sizeof(agent->requests.nonce) &&

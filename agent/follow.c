@@ -165,8 +165,8 @@ static void follow_begin(Agent *agent) {
 void follow_work(Agent *agent) {
         Follow *follow = &agent->follow;
 
-        if (!follow->active || agent->removed || agent->halted || snapshot_fetching(agent) ||
-            !heal_may_touch(agent) || agent->roles.promote_index != 0) {
+        if (!follow->active || agent->removed || agent->quarantined || agent->halted ||
+            snapshot_fetching(agent) || !heal_may_touch(agent) || agent->roles.promote_index != 0) {
                 if (follow->call)
                         follow_end(agent);
                 return;
@@ -243,8 +243,8 @@ void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request) 
                 outside->call_end(outside->userdata, call, PEERS_INVALID, "malformed request");
                 return;
         }
-        if (follow->active || agent->damaged || agent->removed || !heal_may_touch(agent) ||
-            follow->n_followers >= MAX_FOLLOWERS) {
+        if (follow->active || agent->damaged || agent->removed || agent->quarantined ||
+            !heal_may_touch(agent) || follow->n_followers >= MAX_FOLLOWERS) {
                 outside->call_end(outside->userdata, call, PEERS_FAILED_PRECONDITION,
                                   "this host does not serve followers");
                 return;

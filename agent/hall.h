@@ -51,6 +51,7 @@ typedef struct HostFile {
         char switching[LOG_TREE_NAME_BYTES]; /* the tree of a cluster that is being joined: when the log
                                                 names it, the entries there are of another cluster; "" none
                                               */
+        bool quarantined;                    /* the state is a copy or was set back (quarantine.c) */
 } HostFile;
 
 int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */
@@ -410,7 +411,7 @@ typedef struct Connection {
         uint64_t host; /* key */
         uint64_t connection;
         bool hello; /* theirs has come and is right */
-        bool clone; /* refused until the operator decides */
+        bool twice; /* two nonces of one start: refused until the operator decides */
         uint64_t refused_said_usec;
         uint64_t start;
         uint8_t start_nonce[16];
@@ -440,6 +441,19 @@ Connection *members_connection(const Agent *agent, uint64_t host); /* NULL: not 
 void members_hello(Agent *agent, uint64_t host, uint64_t connection, const LetterHello *hello);
 void members_reset(Agent *agent);
 void members_self(Agent *agent, Member *ret);
+void members_greet(Agent *agent, const Connection *connection); /* hello */
+
+/* ---- quarantine.c ---- */
+
+void quarantine_tell(Agent *agent, const Connection *connection, LetterHello *hello);
+const char *quarantine_judge(Agent *agent, Connection *connection, const LetterHello *hello);
+void quarantine_say(Agent *agent, Connection *connection, const char *why);
+bool quarantine_hears(Agent *agent,
+                      const LetterHello *hello); /* true: this host's state is old, or a copy */
+void quarantine_enter(Agent *agent);
+void quarantine_look(Agent *agent);
+void quarantine_announced(Agent *agent, uint64_t host); /* applied */
+void quarantine_work(Agent *agent);                     /* turn */
 
 /* ---- join.c ---- */
 
@@ -651,6 +665,7 @@ struct Agent {
         uint64_t lost_seq;    /* the order that stores that this log has lost something */
         bool damage_halts;    /* said: too many voters are damaged */
         bool disk_full, damaged, halted, stopping, removed;
+        bool quarantined; /* the own state is a copy or was set back: it speaks for nobody */
         bool status_dirty;
         uint64_t stop_deadline_usec;
         void (*changed)(void *userdata);

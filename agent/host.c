@@ -27,6 +27,8 @@ static int host_parse(char *text, HostFile *ret) {
                         machine = hex_read(line + 10, host.machine, sizeof(host.machine)) >= 0;
                 else if (strncmp(line, "Switch=", 7) == 0)
                         snprintf(host.switching, sizeof(host.switching), "%s", line + 7);
+                else if (strcmp(line, "Quarantined=yes") == 0)
+                        host.quarantined = true;
                 else if (strcmp(line, "Listen=yes") == 0)
                         host.listen = true;
                 else if (strcmp(line, "Listen=no") != 0)
@@ -81,11 +83,11 @@ int host_file_load(Disk *disk, HostFile *ret) {
 
 int host_file_save(Disk *disk, const HostFile *host) {
         char machine[33], text[256];
-        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n%s%s%s",
+        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n%s%s%s%s",
                          (unsigned long long)host->id,
                          hex_write(machine, host->machine, sizeof(host->machine)),
                          host->listen ? "yes" : "no", host->switching[0] ? "Switch=" : "", host->switching,
-                         host->switching[0] ? "\n" : "");
+                         host->switching[0] ? "\n" : "", host->quarantined ? "Quarantined=yes\n" : "");
 
         return state_file_replace(disk, HOST_FILE, HOST_FILE_NEW, text, (size_t)n);
 }

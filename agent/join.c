@@ -262,7 +262,8 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
                                   "a leaf lets nobody in; ask a full member");
                 return;
         }
-        if (agent->removed || agent->join.active || agent->join_n_served >= MAX_JOINS) {
+        if (agent->removed || agent->quarantined || agent->join.active ||
+            agent->join_n_served >= MAX_JOINS) {
                 outside->call_end(outside->userdata, call, PEERS_UNAVAILABLE, "busy; ask another member");
                 return;
         }
@@ -594,7 +595,7 @@ void join_switched(Agent *agent) {
         agent->n_prune = 0;
         agent->demote = false;
         agent->members.own_dirty = agent->members.dirty = true;
-        agent->removed = agent->members.out = false;
+        agent->removed = agent->members.out = agent->quarantined = false;
         agent->members.refused_usec = 0;
         free(TAKE(agent->members.known));
         agent->members.n_known = 0;

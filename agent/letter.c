@@ -8,7 +8,7 @@
 int hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         _cleanup_(buffer_deinit) Buffer bytes = {};
 
-        if (letter->kind != LETTER_HELLO && !members_connection(agent, to))
+        if (agent->quarantined || (letter->kind != LETTER_HELLO && !members_connection(agent, to)))
                 return -ENOTCONN;
         int r = wire_letter_encode(letter, &bytes);
         if (r < 0)
@@ -33,7 +33,7 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
-        if (agent->removed || is_presumption(agent, host, message))
+        if (agent->removed || agent->quarantined || is_presumption(agent, host, message))
                 return;
         if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
                 /* The leader counts on a log here that a restart has lost: begin it (again) where the tree

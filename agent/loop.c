@@ -118,7 +118,9 @@ static const char *state_text(AgentState state) {
         case AGENT_JOINING:
                 return ", joining";
         case AGENT_OUT:
-                return ", not a member any more";
+                return ", not a member any more: see \"treatyctl status\"";
+        case AGENT_QUARANTINED:
+                return ", quarantined: its state is a copy or was set back, see the journal";
         case AGENT_NO_TREE:
                 return ", its tree was bad and is fetched again: reads wait";
         case AGENT_DIVERGED:

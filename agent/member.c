@@ -1,8 +1,7 @@
 /* Who belongs. The replicated member list is the only authority: which key is whose, who may speak, where
  * they live. From it the network learns whom to keep a connection with (voters with everybody, others with
  * voters) and whom to cut off. On each connection both sides first say who they are: cluster, epoch, start
- * number; a start number that goes back, or one seen with two nonces, is a clone or an old image, and is
- * refused until the operator decides. */
+ * number, and what is known of the other's (quarantine.c). */
 #include "hall.h"
 
 #include <string.h>
@@ -48,6 +47,24 @@ Connection *members_connection(const Agent *agent, uint64_t host) {
         return connection && connection->hello && connection->connection != 0 ? connection : NULL;
 }
 
+void members_greet(Agent *agent, const Connection *connection) {
+        const LogState *log = log_state(agent->log);
+        Letter letter = {
+                .kind = LETTER_HELLO,
+                .hello =
+                        {
+                                .restore_epoch = agent->tree_status.restore_epoch,
+                                .host = agent->host.id,
+                                .start = log->start,
+                                .version = WIRE_VERSION,
+                        },
+        };
+        memcpy(letter.hello.cluster, agent->tree_status.cluster, sizeof(letter.hello.cluster));
+        memcpy(letter.hello.start_nonce, log->start_nonce, sizeof(letter.hello.start_nonce));
+        quarantine_tell(agent, connection, &letter.hello);
+        (void)hall_send(agent, connection->host, &letter);
+}
+
 void members_up(Agent *agent, uint64_t host, uint64_t connection) {
         Connection *known = connection_of(agent, host);
         if (!known) {
@@ -66,20 +83,7 @@ void members_up(Agent *agent, uint64_t host, uint64_t connection) {
         known->hello = false;
         agent->members.refused_usec = 0;
 
-        const LogState *log = log_state(agent->log);
-        Letter letter = {
-                .kind = LETTER_HELLO,
-                .hello =
-                        {
-                                .restore_epoch = agent->tree_status.restore_epoch,
-                                .host = agent->host.id,
-                                .start = log->start,
-                                .version = WIRE_VERSION,
-                        },
-        };
-        memcpy(letter.hello.cluster, agent->tree_status.cluster, sizeof(letter.hello.cluster));
-        memcpy(letter.hello.start_nonce, log->start_nonce, sizeof(letter.hello.start_nonce));
-        (void)hall_send(agent, host, &letter);
+        members_greet(agent, known);
 }
 
 void members_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown why) {
@@ -93,15 +97,6 @@ void members_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown wh
         agent->status_dirty = true;
 }
 
-static bool is_clone(const Connection *known, const LetterHello *hello) {
-        if (known->start == 0)
-                return false;
-        if (hello->start < known->start)
-                return true;
-        return hello->start == known->start &&
-               memcmp(hello->start_nonce, known->start_nonce, sizeof(known->start_nonce)) != 0;
-}
-
 void members_hello(Agent *agent, uint64_t host, uint64_t connection, const LetterHello *hello) {
         Connection *known = connection_of(agent, host);
         if (!known || known->connection != connection)
@@ -113,11 +108,6 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
         else if (memcmp(hello->cluster, agent->tree_status.cluster, sizeof(hello->cluster)) != 0 ||
                  hello->restore_epoch != agent->tree_status.restore_epoch)
                 why = "it is of another cluster, or of an earlier life of this one";
-        else if (known->clone || is_clone(known, hello)) {
-                known->clone = true;
-                why = "its state is a copy or was set back (its start number does not rise): remove the host and let it join "
-                      "anew";
-        }
         if (why) {
                 /* It will dial again at once, and so shall we. */
                 if (known->refused_said_usec == 0 ||
@@ -128,6 +118,14 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
                 }
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
+        }
+        if (agent->quarantined || quarantine_hears(agent, hello))
+                return quarantine_enter(agent);
+        why = quarantine_judge(agent, known, hello);
+        if (why) {
+                /* Not hung up on: our hello, which tells it what we know, shall arrive. */
+                known->hello = false;
+                return quarantine_say(agent, known, why);
         }
         if (hello->start != known->start)
                 roles_view(agent, host)->sent_usec =
@@ -184,7 +182,7 @@ static void set_targets(Agent *agent) {
         Targets targets = {.agent = agent};
         int r = 0;
 
-        if (!agent->removed)
+        if (!agent->removed && !agent->quarantined)
                 r = members_each(agent, add_target, &targets);
         for (uint32_t i = 0; r == 0 && i < members->n_known; i++) {
                 bool there = false;
@@ -207,7 +205,7 @@ static void set_targets(Agent *agent) {
 
 static void listen_if_wanted(Agent *agent) {
         Members *members = &agent->members;
-        bool wanted = agent->host.listen;
+        bool wanted = agent->host.listen && !agent->quarantined;
 
         if (members->listening || !wanted)
                 return;
@@ -268,6 +266,7 @@ void members_work(Agent *agent) {
                 set_targets(agent);
         }
         listen_if_wanted(agent);
+        quarantine_work(agent);
         update_own_row(agent);
 
         /* Every voter we reach knows us no more: that is what being removed looks like from outside. */
@@ -275,15 +274,15 @@ void members_work(Agent *agent) {
                 any = any || c->hello;
         if (any) /* one that was removed itself refuses everybody: that says nothing */
                 members->refused_usec = 0;
-        bool out = members->refused_usec != 0 && !any;
+        bool out = members->refused_usec != 0 && !any && !agent->quarantined;
         if (out != members->out) {
                 members->out = out;
                 agent->status_dirty = true;
                 if (out)
                         report_say(
                                 &agent->report, LOG_WARNING,
-                                "The other members do not know this host (any more). If it was removed, stop the agent, move the "
-                                "state directory away, start it and join anew.");
+                                "The other members do not know this host (any more). If it was removed: make a token there "
+                                "(\"treatyctl token\"), then join anew here (\"treatyctl join --discard TOKEN\").");
         }
 }
 

@@ -164,7 +164,7 @@ int agent_request(Agent *agent, const Command *command, uint64_t timeout_usec, R
                 .margin_usec = MIN(REQUEST_MARGIN_USEC, timeout_usec / 4),
                 .refusal = requests->n >= QUEUE_MAX || requests->bytes + size > LIMIT_REQUEST_BYTES
                                    ? ANSWER_BUSY
-                           : agent->removed || agent->join.accepted
+                           : agent->removed || agent->quarantined || agent->join.accepted
                                    ? ANSWER_NOT_MEMBER /* what is written now would go with the old tree */
                            : agent->stopping  ? ANSWER_STOPPING
                            : agent->disk_full ? ANSWER_DISK_FULL
@@ -283,6 +283,8 @@ static void announce(Agent *agent) {
                 .kind = COMMAND_ANNOUNCE,
                 .host = agent->host.id,
                 .nonce = BYTES(requests->nonce, sizeof(requests->nonce)),
+                .start = log_state(agent->log)->start,
+                .start_nonce = BYTES(log_state(agent->log)->start_nonce, 16),
         };
         _cleanup_(buffer_deinit) Buffer bytes = {};
         if (wire_command_encode(&command, &bytes) < 0)
@@ -298,7 +300,7 @@ static bool stream_ready(Agent *agent) {
         Requests *requests = &agent->requests;
         uint64_t leader = hall_leader(agent), term = hall_term(agent), connection = 0;
 
-        if (leader == 0 || agent->removed)
+        if (leader == 0 || agent->removed || agent->quarantined)
                 return false;
         if (leader == agent->host.id) {
                 if (!hall_is_leader(agent))

@@ -135,8 +135,8 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
 
         /* A leader of a lower term may ask: its appends will be refused, and it comes to office above ours.
          */
-        if (!agent->follow.active || agent->removed || snapshot_fetching(agent) || !heal_may_touch(agent) ||
-            agent->tree_status.conf.n_voters == 0)
+        if (!agent->follow.active || agent->removed || agent->quarantined || snapshot_fetching(agent) ||
+            !heal_may_touch(agent) || agent->tree_status.conf.n_voters == 0)
                 return;
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
@@ -147,7 +147,7 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
  * nobody will ask, and what it applied has to become a base before it can vote. */
 static void promote_self(Agent *agent) {
         if (agent->follow.active && !agent->raft_status.keeps_log && agent->roles.promote_index == 0 &&
-            !agent->removed && !snapshot_fetching(agent) && heal_may_touch(agent) &&
+            !agent->removed && !agent->quarantined && !snapshot_fetching(agent) && heal_may_touch(agent) &&
             conf_is_voter(agent->raft_status.conf, agent->host.id))
                 begin_base(agent, 0, agent->raft_status.term);
 }

@@ -247,7 +247,7 @@ static void attached(const RequestAnswer *answer, void *userdata) {
 static void attach(Agent *agent) {
         Sessions *sessions = &agent->sessions;
         if (sessions->generation != 0 || sessions->attaching || agent->requests.incarnation == 0 ||
-            agent->removed || agent->stopping)
+            agent->removed || agent->quarantined || agent->stopping)
                 return;
         Command command = {.kind = COMMAND_ATTACH};
         if (agent_request(agent, &command, REQUEST_TIMEOUT_USEC, attached, agent, NULL) == 0)

@@ -88,7 +88,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
 
         end_earlier(agent, host);
 
-        if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->damaged ||
+        if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->quarantined || agent->damaged ||
             agent->tree_status.conf.n_voters == 0 || !heal_may_touch(agent)) {
                 SIM_SEEN("snapshot: none to give now");
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
@@ -408,6 +408,7 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                         join_switched(agent);
                 } else
                         sessions_rebase(agent);
+                quarantine_look(agent);
                 requests_rebase(agent);
                 checks_rebase(agent);
                 scrub_rebase(agent);

@@ -197,7 +197,7 @@ static void look_at_damage(Agent *agent) {
                            "The log is whole again, up to index %llu: this host votes.",
                            (unsigned long long)status->durable);
         }
-        if (status->lost && agent->lost_seq == 0) {
+        if (status->lost && agent->lost_seq == 0 && !agent->quarantined) {
                 report_say(
                         &agent->report, LOG_CRIT,
                         "The leader says that this host's log ends before what it had acknowledged: the disk has lost "

@@ -281,9 +281,8 @@ typedef struct treaty_status {
         const char *host_name;
         const char *role;   /* "leader", "follower", "candidate", "observer", "removed" */
         const char *leader; /* "" when unknown */
-        const char
-                *state; /* "running", "no-quorum", "disk-full", "damaged", "halted", "joining", "removed",
-                            "no-tree", "diverged" */
+        const char *state; /* "running", "no-quorum", "disk-full", "damaged", "halted", "joining", "removed",
+                               "no-tree", "diverged", "quarantined" */
         const char *version; /* of the agent */
         uint64_t term;
         uint64_t applied_index;

@@ -49,6 +49,8 @@ static const char *state_name(AgentState state) {
                 return "joining";
         case AGENT_OUT:
                 return "removed";
+        case AGENT_QUARANTINED:
+                return "quarantined";
         case AGENT_NO_TREE:
                 return "no-tree";
         case AGENT_DIVERGED:

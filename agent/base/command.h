@@ -87,8 +87,10 @@ typedef struct Command {
         uint64_t generation;   /* EPHEMERAL, IF_OWNED, END_SESSION: of the host's session */
         const char *owner_tag; /* EPHEMERAL, IF_OWNED: which owner on that host, at most OWNER_TAG_BYTES */
 
-        uint64_t subject;     /* END_SESSION, REMOVE_MEMBER: host id */
-        Bytes nonce;          /* ANNOUNCE: 16 random bytes */
+        uint64_t subject; /* END_SESSION, REMOVE_MEMBER: host id */
+        Bytes nonce;      /* ANNOUNCE: 16 random bytes */
+        uint64_t start;   /* ANNOUNCE: the process's durable start number, and the nonce of that start */
+        Bytes start_nonce;
         const Member *member; /* ADD_MEMBER, UPDATE_MEMBER */
         const Token *token;   /* ADD_TOKEN (expires = lifetime in µs), REMOVE_TOKEN and ADD_MEMBER (id) */
         Bytes signature;      /* ADD_MEMBER: by the token's key; empty only for the founder of a cluster */

@@ -72,6 +72,10 @@ typedef struct LetterHello {
         uint64_t start; /* durable start number of the sender's state */
         uint8_t start_nonce[16];
         uint32_t version; /* highest entry version the sender can apply */
+        /* What the sender knows of the receiver's newest start; 0: nothing. */
+        uint64_t known_start;
+        uint8_t known_nonce[16];
+        bool known_twice; /* one start with two nonces was seen */
 } LetterHello;
 
 /* Offers of one stream follow each other without holes: `previous` is the serial before this one (0 for the

@@ -105,6 +105,15 @@ int raft_mark(Raft *raft, uint64_t *ret_index, uint64_t now_usec) {
         return raft_done(raft, 0);
 }
 
+int raft_distrust(Raft *raft, uint64_t now_usec) {
+        raft->now = MAX(raft->now, now_usec);
+        if (raft->role != RAFT_FOLLOWER && raft->role != RAFT_PASSIVE)
+                become_follower(raft, raft->term, 0);
+        raft->damaged = raft->lost = true;
+        raft->owe_vote = false;
+        return raft_done(raft, 0);
+}
+
 /* An observer promised votes, nothing else; its log is its tree, and with it the rule is the same. */
 int raft_heal(Raft *raft, uint64_t index, uint64_t term, uint64_t now_usec) {
         raft->now = MAX(raft->now, now_usec);

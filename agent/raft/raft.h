@@ -170,6 +170,9 @@ void raft_observe(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, u
 /* Leader: appends an empty entry, now. For an observer that is damaged: whole again when its tree has it. */
 int raft_mark(Raft *raft, uint64_t *ret_index, uint64_t now_usec);
 /* Passive host, damaged: its tree holds, synced, what the leader of `term` had marked at `index` for it. */
+/* The host found out that its state is a copy or was set back: from now on, and for all of this life, it has
+ * no say, as if it were lost. */
+int raft_distrust(Raft *raft, uint64_t now_usec);
 int raft_heal(Raft *raft, uint64_t index, uint64_t term, uint64_t now_usec);
 /* A base record is durable: the log is empty behind (index, term); the term is at least `term`, its vote
  * spent. Used at promotion and after installing a snapshot. Keeps the tail if the log has that (index,

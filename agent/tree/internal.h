@@ -140,6 +140,9 @@ typedef struct RequestResult {
 typedef struct RequestRow {
         uint64_t host, incarnation;
         uint8_t nonce[16];
+        uint64_t start; /* of the process that announced itself */
+        uint8_t start_nonce[16];
+        bool twice;       /* another nonce of that start announced itself, too: a copy is about */
         uint64_t highest; /* serial */
         uint64_t floor;   /* results below are forgotten */
         uint64_t ended;   /* cluster time at which a later incarnation or removal ended it; 0: current */

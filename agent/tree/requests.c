@@ -8,9 +8,9 @@
 
 #include <string.h>
 
-/* nonce 16 | u64 highest | u64 floor | u64 ended | u32 n | n times: u64 serial, u64 revision, u64 number,
- * u8 status */
-#define REQUEST_HEAD_BYTES   44
+/* nonce 16 | u64 start | start nonce 16 | u8 twice | u64 highest | u64 floor | u64 ended | u32 n | n times:
+ * u64 serial, u64 revision, u64 number, u8 status */
+#define REQUEST_HEAD_BYTES   69
 #define REQUEST_RESULT_BYTES 25
 
 RequestRow *request_row_free(RequestRow *row) {
@@ -30,10 +30,13 @@ static void request_key(uint8_t to[static 16], uint64_t host, uint64_t incarnati
 
 static void request_head(const RequestRow *row, uint8_t to[static REQUEST_HEAD_BYTES]) {
         memcpy(to, row->nonce, 16);
-        bytes_put_u64(to + 16, row->highest);
-        bytes_put_u64(to + 24, row->floor);
-        bytes_put_u64(to + 32, row->ended);
-        bytes_put_u32(to + 40, (uint32_t)row->n_results);
+        bytes_put_u64(to + 16, row->start);
+        memcpy(to + 24, row->start_nonce, 16);
+        to[40] = row->twice;
+        bytes_put_u64(to + 41, row->highest);
+        bytes_put_u64(to + 49, row->floor);
+        bytes_put_u64(to + 57, row->ended);
+        bytes_put_u32(to + 65, (uint32_t)row->n_results);
 }
 
 static void request_result(const RequestResult *result, uint8_t to[static REQUEST_RESULT_BYTES]) {
@@ -81,11 +84,14 @@ static int request_parse(Bytes body, RequestRow *row) {
                 return TREE_ROTTEN;
         const uint8_t *p = body.data;
         memcpy(row->nonce, p, 16);
-        row->highest = bytes_get_u64(p + 16);
-        row->floor = bytes_get_u64(p + 24);
-        row->ended = bytes_get_u64(p + 32);
-        row->n_results = bytes_get_u32(p + 40);
-        if (row->n_results > LIMIT_SERIALS ||
+        row->start = bytes_get_u64(p + 16);
+        memcpy(row->start_nonce, p + 24, 16);
+        row->twice = p[40];
+        row->highest = bytes_get_u64(p + 41);
+        row->floor = bytes_get_u64(p + 49);
+        row->ended = bytes_get_u64(p + 57);
+        row->n_results = bytes_get_u32(p + 65);
+        if (p[40] > 1 || row->n_results > LIMIT_SERIALS ||
             body.size != REQUEST_HEAD_BYTES + row->n_results * REQUEST_RESULT_BYTES)
                 return TREE_ROTTEN;
 
@@ -296,12 +302,24 @@ int requests_end(Tree *tree, uint64_t host) {
         return request_index(tree, row);
 }
 
+/* A lower start than the known one: an old image, or an announcement that travelled longer than its process
+ * lived. The same start with another nonce: a copy, and nobody can tell which of the two is the right one.
+ */
+static bool start_is_refused(RequestRow *row, const Command *command) {
+        if (command->start == row->start && memcmp(command->start_nonce.data, row->start_nonce, 16) != 0 &&
+            !row->twice) {
+                row->twice = true;
+                row->dirty = true;
+        }
+        return command->start < row->start || row->twice;
+}
+
 /* The announcement of an agent process. Its index is the incarnation; when the same nonce comes again (the
  * first leader died, the agent announced once more) the first one holds. */
 int apply_announce(Apply *apply) {
         Tree *tree = apply->tree;
         const Command *command = apply->command;
-        if (command->nonce.size != 16) {
+        if (command->nonce.size != 16 || command->start_nonce.size != 16) {
                 apply->result.status = RESULT_INVALID;
                 return 0;
         }
@@ -311,6 +329,10 @@ int apply_announce(Apply *apply) {
                 return r;
         if (r == 0 && current->ended == 0 && memcmp(current->nonce, command->nonce.data, 16) == 0) {
                 apply->result.number = current->incarnation;
+                return 0;
+        }
+        if (r == 0 && start_is_refused(current, command)) {
+                apply->result.status = RESULT_STALE;
                 return 0;
         }
         r = requests_end(tree, command->host);
@@ -324,6 +346,8 @@ int apply_announce(Apply *apply) {
         row->incarnation = apply->entry->index;
         row->dirty = true;
         memcpy(row->nonce, command->nonce.data, 16);
+        row->start = command->start;
+        memcpy(row->start_nonce, command->start_nonce.data, 16);
         apply->result.number = row->incarnation;
         tree->pages++;
         return request_seat(tree, row);
@@ -442,5 +466,15 @@ int tree_incarnation(Tree *tree, uint64_t host, uint64_t *ret_incarnation, uint8
                 return TREE_NONE;
         *ret_incarnation = row->incarnation;
         memcpy(ret_nonce, row->nonce, 16);
+        return 0;
+}
+
+int tree_start(Tree *tree, uint64_t host, TreeStart *ret) {
+        RequestRow *row;
+        int r = requests_current(tree, host, &row);
+        if (r != 0)
+                return r;
+        *ret = (TreeStart){.start = row->start, .twice = row->twice};
+        memcpy(ret->nonce, row->start_nonce, sizeof(ret->nonce));
         return 0;
 }

@@ -184,6 +184,15 @@ TreeOutcome tree_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
 /* The incarnation in the row of `host` and its nonce; TREE_NONE when it never announced. */
 int tree_incarnation(Tree *tree, uint64_t host, uint64_t *ret_incarnation, uint8_t ret_nonce[static 16]);
 
+typedef struct TreeStart {
+        uint64_t start;
+        uint8_t nonce[16];
+        bool twice; /* two nonces of this start announced themselves */
+} TreeStart;
+
+/* The newest start of `host` that was announced; TREE_NONE when there was none. */
+int tree_start(Tree *tree, uint64_t host, TreeStart *ret);
+
 /* ---- Digest and snapshots ---- */
 
 typedef struct TreeDigest {

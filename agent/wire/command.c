@@ -52,7 +52,8 @@ static bool command_keep_is_sound(const Command *c) {
 static bool command_fits(const Command *c) {
         if (c->path && path_check(c->path) != PATH_OK)
                 return false;
-        if (c->value.size > LIMIT_VALUE_BYTES || c->nonce.size > INVOCATION_BYTES)
+        if (c->value.size > LIMIT_VALUE_BYTES || c->nonce.size > INVOCATION_BYTES ||
+            c->start_nonce.size > INVOCATION_BYTES)
                 return false;
         if (c->signature.size != 0 && c->signature.size != SIGNATURE_BYTES)
                 return false;
@@ -80,7 +81,8 @@ static bool command_kind_is_sound(const Command *c) {
         case COMMAND_CHECK:
                 return true;
         case COMMAND_ANNOUNCE:
-                return c->nonce.size == INVOCATION_BYTES;
+                return c->nonce.size == INVOCATION_BYTES && c->start > 0 &&
+                       c->start_nonce.size == INVOCATION_BYTES;
         case COMMAND_SET:
         case COMMAND_CREATE:
         case COMMAND_DELETE:
@@ -152,6 +154,8 @@ int wire_command_encode(const Command *command, Buffer *to) {
         message.owner_tag = (char *)command->owner_tag;
         PB_SET(&message, subject, command->subject);
         PB_SET_BYTES(&message, nonce, command->nonce.data, command->nonce.size);
+        PB_SET(&message, start, command->start);
+        PB_SET_BYTES(&message, start_nonce, command->start_nonce.data, command->start_nonce.size);
         if (command->member) {
                 member_message_init(&member, command->member);
                 message.member = &member.message;
@@ -184,6 +188,8 @@ static int command_message_read(const Treaty__V1__Command *message, WireCommand 
                 .owner_tag = message->owner_tag,
                 .subject = message->subject,
                 .nonce = message_bytes(&message->nonce),
+                .start = message->start,
+                .start_nonce = message_bytes(&message->start_nonce),
                 .member = message->member ? &ret->member : NULL,
                 .token = message->token ? &ret->token : NULL,
                 .signature = message_bytes(&message->signature),

@@ -40,6 +40,10 @@ static void hello_message_init(Treaty__V1__Hello *to, const LetterHello *hello) 
         PB_SET(to, start, hello->start);
         PB_SET_BYTES(to, start_nonce, hello->start_nonce, sizeof(hello->start_nonce));
         PB_SET(to, version, hello->version);
+        PB_SET(to, known_start, hello->known_start);
+        if (hello->known_start > 0)
+                PB_SET_BYTES(to, known_nonce, hello->known_nonce, sizeof(hello->known_nonce));
+        PB_SET(to, known_twice, hello->known_twice);
 }
 
 static void offer_message_init(Treaty__V1__Offer *to, const LetterOffer *offer) {
@@ -212,10 +216,15 @@ static int hello_message_read(const Treaty__V1__Hello *message, LetterHello *ret
                 .host = message->host,
                 .start = message->start,
                 .version = message->version,
+                .known_start = message->known_start,
+                .known_twice = message->known_twice,
         };
-        bool sound = message->host > 0 &&
-                     message_take_fixed(&message->cluster, ret->cluster, sizeof(ret->cluster)) &&
-                     message_take_fixed(&message->start_nonce, ret->start_nonce, sizeof(ret->start_nonce));
+        bool sound =
+                message->host > 0 &&
+                (message->known_start == 0 ||
+                 message_take_fixed(&message->known_nonce, ret->known_nonce, sizeof(ret->known_nonce))) &&
+                message_take_fixed(&message->cluster, ret->cluster, sizeof(ret->cluster)) &&
+                message_take_fixed(&message->start_nonce, ret->start_nonce, sizeof(ret->start_nonce));
         return sound ? 0 : -EBADMSG;
 }
 

@@ -48,13 +48,12 @@ const char *color_state(const char *text) {
         static const struct {
                 const char *word, *color;
         } words[] = {
-                {"running", GREEN},    {"idle", GREEN},         {"registered", GREEN},
-                {"done", GREEN},       {"leader", GREEN},       {"settling", YELLOW},
-                {"waiting", YELLOW},   {"joining", YELLOW},     {"candidate", YELLOW},
-                {"no-quorum", YELLOW}, {"failed", RED},         {"broken", RED},
-                {"damaged", RED},      {"halted", RED},         {"no-tree", RED},
-                {"diverged", RED},     {"disk-full", RED},      {"removed", RED},
-                {"inactive", GREY},    {"registering", YELLOW}, {"withdrawing", YELLOW},
+                {"running", GREEN},      {"idle", GREEN},         {"registered", GREEN}, {"done", GREEN},
+                {"leader", GREEN},       {"settling", YELLOW},    {"waiting", YELLOW},   {"joining", YELLOW},
+                {"candidate", YELLOW},   {"no-quorum", YELLOW},   {"failed", RED},       {"broken", RED},
+                {"damaged", RED},        {"halted", RED},         {"no-tree", RED},      {"diverged", RED},
+                {"disk-full", RED},      {"removed", RED},        {"quarantined", RED},  {"inactive", GREY},
+                {"registering", YELLOW}, {"withdrawing", YELLOW},
         };
         for (size_t i = 0; i < ELEMENTSOF(words); i++)
                 if (strcmp(text, words[i].word) == 0)

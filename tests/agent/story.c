@@ -656,6 +656,7 @@ static void show(SimHost *host) {
                 [AGENT_OUT] = "",
                 [AGENT_NO_TREE] = ", no tree",
                 [AGENT_DIVERGED] = ", diverged",
+                [AGENT_QUARANTINED] = ", quarantined",
         };
         if (!host->agent) {
                 tell("%s: down", host->name);
@@ -710,6 +711,7 @@ static void image(SimHost *host) {
 }
 
 static void restore(SimHost *host) {
+        host->set_back = true;
         promise_forgive(host);
         char copy[100];
         snprintf(copy, sizeof(copy), "%s.image", host->directory);

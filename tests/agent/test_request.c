@@ -111,7 +111,9 @@ static void a_replaced_row_is_announced_anew(void **state) {
         uint8_t nonce[16] = {1};
         Command command = {.kind = COMMAND_ANNOUNCE,
                            .host = lone->agent->host.id,
-                           .nonce = BYTES(nonce, sizeof(nonce))};
+                           .nonce = BYTES(nonce, sizeof(nonce)),
+                           .start = log_state(lone->agent->log)->start,
+                           .start_nonce = BYTES(log_state(lone->agent->log)->start_nonce, 16)};
         assert_int_equal(hall_propose_own(lone->agent, &command), 0);
         lone_run(lone, USEC_PER_SEC);
         assert_true(lone->agent->requests.incarnation > before);

@@ -39,9 +39,13 @@ static void make(void) {
         int r;
         must(tree_create(&o, NAME) == 0 && tree_open(&tree, &o, NAME) == 0);
         must(tree_found(tree, cluster, &founder) == 0);
-        uint64_t own = apply(
-                tree, (Command){.kind = COMMAND_ANNOUNCE, .host = 1, .nonce = BYTES("nonce-of-host-01", 16)},
-                &r);
+        uint64_t own = apply(tree,
+                             (Command){.kind = COMMAND_ANNOUNCE,
+                                       .host = 1,
+                                       .nonce = BYTES("nonce-of-host-01", 16),
+                                       .start = 1,
+                                       .start_nonce = BYTES("one-start-of-all", 16)},
+                             &r);
         for (uint64_t i = 1; i < 30 && r == 0; i++) {
                 char path[16];
                 snprintf(path, sizeof(path), "/a/%u", (unsigned)(i % 9));

@@ -72,9 +72,12 @@ static Tree *make(void) {
         must(tree_create(&o, name) == 0 && tree_open(&tree, &o, name) == 0);
         must(tree_found(tree, cluster, &founder) == 0);
         uint64_t i = 0, serial = 0;
-        uint64_t own = apply(
-                tree, i + 1,
-                (Command){.kind = COMMAND_ANNOUNCE, .host = 1, .nonce = BYTES("nonce-of-host-01", 16)});
+        uint64_t own = apply(tree, i + 1,
+                             (Command){.kind = COMMAND_ANNOUNCE,
+                                       .host = 1,
+                                       .nonce = BYTES("nonce-of-host-01", 16),
+                                       .start = 1,
+                                       .start_nonce = BYTES("one-start-of-all", 16)});
         i = own;
         static const Token token = {
                 .id = {7}, .class = MEMBER_FULL, .uses_left = 2, .expires_cluster_usec = 1000};

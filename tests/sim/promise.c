@@ -689,6 +689,8 @@ void promise_look(SimHost *host) {
                 shadow->commit = shadow->term = shadow->led_term = 0;
                 asked_forget(shadow);
         }
+        if (agent->quarantined && !host->set_back)
+                broken("%s is taken for a copy, and its disk is its own", host->name);
         if (status->term < shadow->term)
                 broken("%s goes from term %llu back to %llu", host->name, LLU(shadow->term),
                        LLU(status->term));

@@ -127,6 +127,7 @@ struct SimHost {
         SimDisk *disk;
         Agent *agent; /* NULL: the process does not run */
         bool powered, listening, dying, joining, automatic, accept_damage;
+        bool set_back; /* its disk is not the one it had */
         unsigned life;
         Random random;
         uint64_t booted_usec, boot_offset_usec;

@@ -116,7 +116,11 @@ Result delete (Bench *bench, const char *path, uint32_t flags) {
 
 Result announce(Bench *bench, uint64_t host, const char *nonce) {
         Result result;
-        Command command = {.kind = COMMAND_ANNOUNCE, .host = host, .nonce = BYTES(nonce, 16)};
+        Command command = {.kind = COMMAND_ANNOUNCE,
+                           .host = host,
+                           .nonce = BYTES(nonce, 16),
+                           .start = 1,
+                           .start_nonce = BYTES("one-start-of-all", 16)};
         assert_int_equal(apply_raw(bench, &command, &result), 0);
         if (result.status == RESULT_DONE && bench->incarnation[host] != result.number) {
                 bench->incarnation[host] = result.number;

@@ -67,7 +67,9 @@ static Command command_at(uint64_t i, Member *member, Token *token, char path[st
         case 7:
                 return (Command){.kind = COMMAND_ANNOUNCE,
                                  .host = i == 1 ? 1 : 2,
-                                 .nonce = BYTES(i == 1 ? "nonce-of-host-01" : "nonce-of-host-02", 16)};
+                                 .nonce = BYTES(i == 1 ? "nonce-of-host-01" : "nonce-of-host-02", 16),
+                                 .start = 1,
+                                 .start_nonce = BYTES("one-start-of-all", 16)};
         case 2:
         case 30:
                 command.kind = COMMAND_ATTACH;

@@ -434,6 +434,56 @@ static void test_exactly_once(void **state) {
         assert_int_equal(tree_scrub(bench->tree), 0);
 }
 
+static Result announce_start(Bench *bench, uint64_t start, const char *start_nonce, const char *nonce) {
+        Command command = {.kind = COMMAND_ANNOUNCE,
+                           .host = 1,
+                           .nonce = BYTES(nonce, 16),
+                           .start = start,
+                           .start_nonce = BYTES(start_nonce, 16)};
+        Result result;
+        assert_int_equal(apply_raw(bench, &command, &result), 0);
+        return result;
+}
+
+/* The newest start of a host is known to every tree, and what is older announces nothing. */
+static void test_starts(void **state) {
+        Bench *bench = *state;
+        TreeStart known;
+        assert_int_equal(tree_start(bench->tree, 9, &known), TREE_NONE);
+
+        Result fifth = announce_start(bench, 5, "start-five------", "process-of-five-");
+        assert_status(fifth, RESULT_DONE);
+        assert_status(announce_start(bench, 4, "start-four------", "process-of-four-"), RESULT_STALE);
+        assert_int_equal(tree_start(bench->tree, 1, &known), 0);
+        assert_int_equal(known.start, 5);
+        assert_memory_equal(known.nonce, "start-five------", 16);
+        assert_false(known.twice);
+
+        /* The same process, by another name: its row was ended by nobody else. */
+        assert_status(announce_start(bench, 5, "start-five------", "again-of-five---"), RESULT_DONE);
+        /* Numbers may be missing: starts without quorum, or after rot. */
+        assert_status(announce_start(bench, 1ull << 32, "start-far-above-", "process-of-far--"),
+                      RESULT_DONE);
+        assert_status(announce_start(bench, 5, "start-five------", "process-of-five-"), RESULT_STALE);
+
+        TreeDigest before = digest_of(bench);
+        assert_status(announce_start(bench, 1ull << 32, "start-of-a-copy-", "process-of-copy-"),
+                      RESULT_STALE);
+        TreeDigest after = digest_of(bench);
+        assert_memory_not_equal(&before, &after, sizeof(before));
+        assert_int_equal(tree_start(bench->tree, 1, &known), 0);
+        assert_true(known.twice);
+        assert_memory_equal(known.nonce, "start-far-above-", 16);
+        /* Until the operator decides neither of them is believed, whatever its number. */
+        assert_status(announce_start(bench, (1ull << 32) + 9, "start-of-a-copy+", "process-of-copy+"),
+                      RESULT_STALE);
+
+        bench_reopen(bench, true);
+        assert_int_equal(tree_start(bench->tree, 1, &known), 0);
+        assert_int_equal(known.start, 1ull << 32);
+        assert_true(known.twice);
+}
+
 /* Announced at 90, the leader died, announced again at 93: the second is a no-op and says 90. */
 static void test_double_announcement(void **state) {
         Bench *bench = *state;
@@ -665,6 +715,7 @@ int main(void) {
                 TEST(test_update_member),
                 TEST(test_exactly_once),
                 TEST(test_double_announcement),
+                TEST(test_starts),
                 TEST(test_removed_with_requests_in_flight),
                 TEST(test_kept_outcomes),
                 TEST(test_kept_outcomes_have_a_limit),

@@ -68,7 +68,10 @@ static void commands_make(Samples *samples) {
                                        .incarnation = UINT64_MAX,
                                        .serial = UINT64_MAX,
                                        .lowest_unresolved = UINT64_MAX});
-        add_command(samples, (Command){.kind = COMMAND_ANNOUNCE, .nonce = BYTES(blob, 16)});
+        add_command(samples, (Command){.kind = COMMAND_ANNOUNCE,
+                                       .nonce = BYTES(blob, 16),
+                                       .start = 1,
+                                       .start_nonce = BYTES(blob, 16)});
         add_command(samples, (Command){.kind = COMMAND_SET, .path = "/a"});
         add_command(samples,
                     (Command){.kind = COMMAND_SET,
@@ -107,6 +110,10 @@ static void letters_make(Samples *samples) {
         LetterHello hello = {.host = 1, .restore_epoch = UINT64_MAX, .start = 7, .version = UINT32_MAX};
         memset(hello.cluster, 0xcc, sizeof(hello.cluster));
 
+        add_letter(samples, &(Letter){.kind = LETTER_HELLO, .hello = hello});
+        hello.known_start = UINT64_MAX;
+        memset(hello.known_nonce, 0xdd, sizeof(hello.known_nonce));
+        hello.known_twice = true;
         add_letter(samples, &(Letter){.kind = LETTER_HELLO, .hello = hello});
         add_letter(samples, &(Letter){.kind = LETTER_OFFER,
                                       .offer = {.term = 1,
