@@ -110,6 +110,28 @@ static bool is_kept(const Buffer *body, uint64_t incarnation, uint64_t serial, K
         return false;
 }
 
+/* Which serials are there already, counted back as the command counts them: looked up one by one, a command
+ * of 2 kB would cost every host milliseconds. */
+typedef struct Known {
+        uint64_t bits[(UINT16_MAX + 1) / 64];
+} Known;
+
+static bool known_take(Known *known, uint64_t back) {
+        uint64_t bit = UINT64_C(1) << (back % 64), *word = known->bits + back / 64;
+        bool first = (*word & bit) == 0;
+        *word |= bit;
+        return first;
+}
+
+static void known_load(Known *known, const Buffer *body, const Command *command) {
+        for (size_t at = 0; at < body->size; at += KEPT_BYTES) {
+                Kept kept = kept_read(body->data + at);
+                if (kept.incarnation == command->incarnation && kept.serial < command->serial &&
+                    command->serial - kept.serial <= UINT16_MAX)
+                        known_take(known, command->serial - kept.serial);
+        }
+}
+
 /* What the command names goes from the row, which is about to forget it, into the record. */
 int kept_note(Tree *tree, const RequestRow *row, const Command *command) {
         if (command->keep.size == 0)
@@ -120,12 +142,14 @@ int kept_note(Tree *tree, const RequestRow *row, const Command *command) {
                 return r;
         uint64_t end = body.size > 0 ? bytes_get_u64(body.data + 16) : 0;
         size_t before = body.size;
+        Known known = {};
 
+        known_load(&known, &body, command);
         for (size_t i = 0; i + 2 <= command->keep.size; i += 2) {
                 uint64_t back = command->keep.data[i] | (uint64_t)command->keep.data[i + 1] << 8;
                 uint64_t serial = command->serial - back;
-                Kept there, kept = {.incarnation = command->incarnation, .serial = serial};
-                if (back == 0 || back >= command->serial || is_kept(&body, kept.incarnation, serial, &there))
+                Kept kept = {.incarnation = command->incarnation, .serial = serial};
+                if (back == 0 || back >= command->serial || !known_take(&known, back))
                         continue;
                 switch (request_outcome(row, true, serial, &kept.result)) {
                 case TREE_OUTCOME_APPLIED:

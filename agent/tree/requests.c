@@ -418,12 +418,18 @@ int requests_expire(Tree *tree) {
 TreeOutcome request_outcome(const RequestRow *row, bool over, uint64_t serial, Result *ret_result) {
         if (serial > row->highest)
                 return over ? TREE_OUTCOME_NEVER : TREE_OUTCOME_UNDECIDED;
-        for (size_t i = 0; i < row->n_results; i++) {
-                const RequestResult *result = row->results + row->first + i;
+        size_t low = row->first, high = row->first + row->n_results; /* their serials rise */
+        while (low < high) {
+                size_t middle = low + (high - low) / 2;
+                const RequestResult *result = row->results + middle;
                 if (result->serial == serial) {
                         *ret_result = result->result;
                         return TREE_OUTCOME_APPLIED;
                 }
+                if (result->serial < serial)
+                        low = middle + 1;
+                else
+                        high = middle;
         }
         return serial < row->floor ? TREE_OUTCOME_TOO_OLD : TREE_OUTCOME_NEVER;
 }
