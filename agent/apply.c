@@ -57,12 +57,16 @@ static void after_command(Agent *agent, const Command *command, const Result *re
         case COMMAND_REMOVE_MEMBER:
         case COMMAND_UPDATE_MEMBER:
                 agent->members.dirty = agent->status_dirty = true;
+                roles_members_changed(agent);
+                if (command->kind == COMMAND_REMOVE_MEMBER)
+                        sessions_changed(agent, command->subject);
                 if (command->kind == COMMAND_REMOVE_MEMBER && command->subject == agent->host.id &&
                     result->status == RESULT_DONE)
                         agent->removed = true;
                 break;
         case COMMAND_ATTACH:
         case COMMAND_END_SESSION:
+                sessions_changed(agent, command->kind == COMMAND_ATTACH ? command->host : command->subject);
                 sessions_applied(agent, command, result);
                 break;
         case COMMAND_CHECK:

@@ -215,6 +215,7 @@ typedef struct SessionWatch { /* leader: one per host */
         uint64_t host;        /* key */
         uint64_t heard_usec;
         uint64_t ending_generation; /* proposed */
+        uint64_t generation;        /* of the session in the tree; 0: there is none, or it ended */
         /* Keep-alives that wait for the next beat, and those that wait for its answers; 0: none. */
         uint64_t pending_generation, pending_sent;
         uint64_t asked_generation, asked_sent;
@@ -233,6 +234,8 @@ typedef struct Sessions {
         Owned *owned;
         unsigned n_owned;
         SessionWatch *watched;
+        bool watching;       /* `watched` holds every session of the applied tree */
+        uint64_t due_usec;   /* nobody can have been silent for too long before */
         uint64_t watch_term; /* the term in which everybody got a full timeout */
         uint64_t last_look_usec;
         uint64_t slice_usec; /* begin of the current slice of ends */
@@ -244,6 +247,7 @@ void sessions_hurry(Agent *agent); /* turn, what is new in this wake */
 void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepalive);
 void sessions_acknowledged(Agent *agent, uint64_t host, const LetterKeepalive *ack);
 bool sessions_confirmed(Agent *agent, const RaftReadDone *done); /* true: it was ours */
+void sessions_changed(Agent *agent, uint64_t host);              /* its session in the tree may have */
 void sessions_tell_alive(Agent *agent);                          /* turn, after apply */
 /* The generation of the own session as long as it certainly lives: no leader has ended it, or will before
  * *ret_until by this host's clock. 0: not certain. */
@@ -374,6 +378,10 @@ typedef struct Roles {
         RoleView *views;
         RoleView nobody; /* handed out when there is no memory for another; the agent ends then */
         uint64_t work_usec;
+        /* Leader: the full members, so that to plan costs no walk through the tree. */
+        uint64_t *full;
+        size_t n_full, full_room;
+        bool full_known;
         Removal *removals;
         unsigned n_removals;
         /* Observer: on the way to voting. */
@@ -401,6 +409,7 @@ int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata
 RoleView *roles_view(Agent *agent, uint64_t host);
 void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request); /* Admin */
 void roles_reset(Agent *agent);
+void roles_members_changed(Agent *agent); /* in the tree, or it is another tree */
 uint64_t roles_deadline(const Agent *agent);
 /* Pure: how many voters for so many full members. */
 unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);

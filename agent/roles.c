@@ -315,38 +315,62 @@ static bool is_candidate(Agent *agent, uint64_t host) {
                view->applied + CAUGHT_UP >= agent->raft_status.commit;
 }
 
-static int plan_member(const Member *member, void *userdata) {
-        Plan *plan = userdata;
+static void plan_member(Plan *plan, uint64_t host) {
         Agent *agent = plan->agent;
-        bool voter = conf_is_voter(agent->raft_status.conf, member->id);
+        bool voter = conf_is_voter(agent->raft_status.conf, host);
 
-        if (is_to_go(agent, member->id))
-                return 0;
-        if (member->class == MEMBER_FULL)
-                plan->n_members++;
-        if (voter && member->class == MEMBER_FULL) {
-                if (is_dead(agent, member->id)) {
+        if (is_to_go(agent, host))
+                return;
+        plan->n_members++;
+        if (voter) {
+                if (is_dead(agent, host)) {
                         SIM_SEEN("roles: a voter is gone for long");
                         plan->n_dead++;
                 } else if (plan->n_keep < LIMIT_VOTERS)
-                        plan->keep[plan->n_keep++] = member->id;
-        } else if (!voter && member->class == MEMBER_FULL && plan->n_add < LIMIT_VOTERS &&
-                   is_candidate(agent, member->id))
-                plan->add[plan->n_add++] = member->id;
-        return 0;
+                        plan->keep[plan->n_keep++] = host;
+        } else if (plan->n_add < LIMIT_VOTERS && is_candidate(agent, host))
+                plan->add[plan->n_add++] = host;
 }
 
 /* Dead voters are kept unless somebody can take their place: a smaller majority would be less safe, not
  * more. */
-static int keep_dead(const Member *member, void *userdata) {
-        Plan *plan = userdata;
+static void keep_dead(Plan *plan, uint64_t host) {
         Agent *agent = plan->agent;
         unsigned wanted = roles_voters_wanted(plan->n_members, agent->options.max_voters);
 
-        if (conf_is_voter(agent->raft_status.conf, member->id) && !is_to_go(agent, member->id) &&
-            is_dead(agent, member->id) && plan->n_keep + plan->n_add < wanted && plan->n_keep < LIMIT_VOTERS)
-                plan->keep[plan->n_keep++] = member->id;
+        if (conf_is_voter(agent->raft_status.conf, host) && !is_to_go(agent, host) && is_dead(agent, host) &&
+            plan->n_keep + plan->n_add < wanted && plan->n_keep < LIMIT_VOTERS)
+                plan->keep[plan->n_keep++] = host;
+}
+
+/* Only full members are ever voters. */
+static int add_full(const Member *member, void *userdata) {
+        Roles *roles = userdata;
+        if (member->class != MEMBER_FULL)
+                return 0;
+        if (roles->n_full == roles->full_room) {
+                size_t room = MAX((size_t)16, 2 * roles->full_room);
+                uint64_t *full = realloc(roles->full, room * sizeof(uint64_t));
+                if (!full)
+                        return -ENOMEM;
+                roles->full = full;
+                roles->full_room = room;
+        }
+        roles->full[roles->n_full++] = member->id;
         return 0;
+}
+
+static bool full_members(Agent *agent) {
+        Roles *roles = &agent->roles;
+        if (!roles->full_known) {
+                roles->n_full = 0;
+                roles->full_known = tree_members(agent->tree, add_full, roles) == 0;
+        }
+        return roles->full_known;
+}
+
+void roles_members_changed(Agent *agent) {
+        agent->roles.full_known = false;
 }
 
 static void drop_surplus(Plan *plan, unsigned wanted) {
@@ -412,11 +436,13 @@ static void plan_voters(Agent *agent) {
         if (!status->conf_committed || conf_is_joint(status->conf) || status->transferring)
                 return;
 
-        if (tree_members(agent->tree, plan_member, &plan) != 0)
+        if (!full_members(agent))
                 return; /* half a list would look like half a cluster */
+        for (size_t i = 0; i < roles->n_full; i++)
+                plan_member(&plan, roles->full[i]);
         unsigned wanted = roles_voters_wanted(plan.n_members, agent->options.max_voters);
-        if (plan.n_dead > 0)
-                (void)tree_members(agent->tree, keep_dead, &plan);
+        for (size_t i = 0; plan.n_dead > 0 && i < roles->n_full; i++)
+                keep_dead(&plan, roles->full[i]);
         drop_surplus(&plan, wanted);
         unsigned n_add = MIN(wanted - plan.n_keep, plan.n_add);
         if ((plan.n_keep + n_add) % 2 == 0) {
@@ -706,5 +732,6 @@ void roles_reset(Agent *agent) {
                 HASH_DEL(agent->roles.views, view);
                 free(view);
         }
+        free(agent->roles.full);
         agent->roles = (Roles){};
 }

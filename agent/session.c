@@ -29,6 +29,8 @@ static void watch_clear(Agent *agent) {
                 HASH_DEL(agent->sessions.watched, watch);
                 free(watch);
         }
+        agent->sessions.watching = false;
+        agent->sessions.due_usec = 0;
 }
 
 /* Everybody gets a full timeout. Ends that were proposed in this term stay noted: they may yet be committed,
@@ -57,6 +59,45 @@ static SessionWatch *watch_of(Agent *agent, uint64_t host) {
         return watch;
 }
 
+/* ---- The leader's list, as the applied tree has it ---- */
+
+static int load_session(const TreeSession *session, void *userdata) {
+        SessionWatch *watch = watch_of(userdata, session->host);
+        if (!watch)
+                return -ENOMEM;
+        watch->generation = session->attached ? session->generation : 0;
+        return 0;
+}
+
+/* Once when it begins to lead, or after another tree came; then each change is noted as it applies. */
+static bool load_sessions(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        SessionWatch *watch, *next;
+
+        if (sessions->watching)
+                return true;
+        HASH_ITER (hh, sessions->watched, watch, next)
+                watch->generation = 0;
+        sessions->due_usec = 0;
+        sessions->watching = heal_may_touch(agent) && tree_sessions(agent->tree, load_session, agent) == 0;
+        return sessions->watching;
+}
+
+void sessions_changed(Agent *agent, uint64_t host) {
+        TreeSession session;
+        if (!agent->sessions.watching)
+                return;
+        int r = tree_session(agent->tree, host, &session);
+        SessionWatch *watch = r == 0 || r == TREE_NONE ? watch_of(agent, host) : NULL;
+        agent->sessions.due_usec = 0;
+        if (watch)
+                watch->generation = r == 0 && session.attached ? session.generation : 0;
+        else
+                agent->sessions.watching = false; /* read anew */
+}
+
+/* ---- The leader hears and acknowledges ---- */
+
 void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepalive) {
         if (!hall_is_leader(agent))
                 return;
@@ -68,8 +109,6 @@ void sessions_heard(Agent *agent, uint64_t host, const LetterKeepalive *keepaliv
         watch->pending_sent = keepalive->sent;
         agent->sessions.pending = true;
 }
-
-/* ---- The leader acknowledges ---- */
 
 /* One beat for all that came until now. */
 static void confirm(Agent *agent) {
@@ -112,7 +151,6 @@ bool sessions_confirmed(Agent *agent, const RaftReadDone *done) {
 /* Only what the applied tree, at or behind the index of that beat, says to live, and nobody proposed to end.
  */
 static void acknowledge(Agent *agent, SessionWatch *watch) {
-        TreeSession session;
         Letter letter = {
                 .kind = LETTER_KEEPALIVE_ACK,
                 .keepalive = {.host = watch->host,
@@ -122,8 +160,7 @@ static void acknowledge(Agent *agent, SessionWatch *watch) {
         };
         watch->asked_generation = 0;
         if (letter.keepalive.generation == 0 || watch->ending_generation == letter.keepalive.generation ||
-            tree_session(agent->tree, watch->host, &session) != 0 || !session.attached ||
-            session.generation != letter.keepalive.generation)
+            watch->generation != letter.keepalive.generation)
                 return;
         if (watch->host == agent->host.id)
                 sessions_acknowledged(agent, watch->host, &letter.keepalive);
@@ -136,7 +173,7 @@ void sessions_tell_alive(Agent *agent) {
         SessionWatch *watch, *next;
 
         if (!sessions->confirmed || agent->tree_status.applied < sessions->confirm_index ||
-            !heal_may_touch(agent))
+            !heal_may_touch(agent) || !load_sessions(agent))
                 return;
         sessions->confirmed = false;
         sessions->confirm_id = 0;
@@ -162,58 +199,63 @@ uint64_t sessions_certain(const Agent *agent, uint64_t *ret_until) {
         return hall_now(agent) < sessions->certain_usec ? sessions->generation : 0;
 }
 
-typedef struct Silent {
-        Agent *agent;
-        unsigned n_sessions;
-        unsigned allowed;
-} Silent;
+/* ---- The leader ends who is silent ---- */
 
-static int count_session(const TreeSession *session, void *userdata) {
-        Silent *silent = userdata;
-        if (session->attached)
-                silent->n_sessions++;
-        return 0;
+static bool is_silent(const Agent *agent, const SessionWatch *watch) {
+        return agent->now_usec - watch->heard_usec >= agent->options.session_usec;
 }
 
-static int end_if_silent(const TreeSession *session, void *userdata) {
-        Silent *silent = userdata;
-        Agent *agent = silent->agent;
-
-        if (!session->attached)
-                return 0;
-        SessionWatch *watch = watch_of(agent, session->host);
-        if (!watch || watch->ending_generation == session->generation)
-                return 0;
-        if (session->host == agent->host.id)
-                watch->heard_usec = agent->now_usec;
-        if (agent->now_usec - watch->heard_usec < agent->options.session_usec)
-                return 0;
-        if (silent->allowed == 0)
-                return 1; /* suspect: in the next slice */
-
+static void end_silent(Agent *agent, SessionWatch *watch) {
         Command command = {
                 .kind = COMMAND_END_SESSION,
                 .host = agent->host.id,
-                .subject = session->host,
-                .generation = session->generation,
+                .subject = watch->host,
+                .generation = watch->generation,
         };
-        if (hall_propose_own(agent, &command) == 0) {
-                watch->ending_generation = session->generation;
-                silent->allowed--;
-                agent->sessions.slice_ended++;
-                report_say(&agent->report, LOG_NOTICE,
-                           "Host %016llx was silent for %.1f s: its session ends.",
-                           (unsigned long long)session->host,
-                           (double)(agent->now_usec - watch->heard_usec) / USEC_PER_SEC);
+        if (hall_propose_own(agent, &command) != 0)
+                return;
+        watch->ending_generation = watch->generation;
+        agent->sessions.slice_ended++;
+        report_say(&agent->report, LOG_NOTICE, "Host %016llx was silent for %.1f s: its session ends.",
+                   (unsigned long long)watch->host,
+                   (double)(agent->now_usec - watch->heard_usec) / USEC_PER_SEC);
+}
+
+static int by_host(const SessionWatch *a, const SessionWatch *b) {
+        return a->host < b->host ? -1 : a->host > b->host;
+}
+
+/* In the order of the hosts' ids, whoever was heard first: the slice decides who has to wait. */
+static void end_silent_ones(Agent *agent) {
+        Sessions *sessions = &agent->sessions;
+        SessionWatch *watch, *next;
+        unsigned n_sessions = 0, n_silent = 0;
+        uint64_t oldest = agent->now_usec;
+
+        HASH_ITER (hh, sessions->watched, watch, next) {
+                if (watch->host == agent->host.id)
+                        watch->heard_usec = agent->now_usec;
+                n_sessions += watch->generation != 0;
+                if (watch->generation == 0 || watch->ending_generation == watch->generation)
+                        continue;
+                n_silent += is_silent(agent, watch);
+                oldest = MIN(oldest, watch->heard_usec);
         }
-        return 0;
+        sessions->due_usec = oldest + agent->options.session_usec;
+        if (n_silent == 0)
+                return;
+        unsigned slice = MAX(3u, n_sessions / 10);
+        HASH_SORT(sessions->watched, by_host);
+        HASH_ITER (hh, sessions->watched, watch, next)
+                if (watch->generation != 0 && watch->ending_generation != watch->generation &&
+                    is_silent(agent, watch) && sessions->slice_ended < slice)
+                        end_silent(agent, watch);
 }
 
 static void watch_sessions(Agent *agent) {
         Sessions *sessions = &agent->sessions;
         uint64_t gap = agent->now_usec - sessions->last_look_usec, pause = agent->options.session_usec / 20;
 
-        /* A look costs a walk through all sessions: often enough to be timely, no more. */
         if (gap < pause)
                 return;
 
@@ -229,11 +271,8 @@ static void watch_sessions(Agent *agent) {
                 sessions->slice_usec = agent->now_usec;
                 sessions->slice_ended = 0;
         }
-        Silent silent = {.agent = agent};
-        (void)tree_sessions(agent->tree, count_session, &silent);
-        unsigned slice = MAX(3u, silent.n_sessions / 10);
-        silent.allowed = slice > sessions->slice_ended ? slice - sessions->slice_ended : 0;
-        (void)tree_sessions(agent->tree, end_if_silent, &silent);
+        if (load_sessions(agent) && agent->now_usec >= sessions->due_usec)
+                end_silent_ones(agent);
 }
 
 /* ---- This host's session ---- */
@@ -607,6 +646,7 @@ static void begin_anew(Agent *agent) {
 
 /* The tree was replaced by a snapshot: what happened to our session in between did not pass here. */
 void sessions_rebase(Agent *agent) {
+        agent->sessions.watching = false;
         TreeSession session;
         bool attached = tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached;
         uint64_t generation = attached ? session.generation : 0;

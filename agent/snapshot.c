@@ -402,6 +402,7 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
                 report_say(&agent->report, LOG_INFO, "Took the tree of %016llx as of index %llu.",
                            (unsigned long long)fetch->from, (unsigned long long)fetch->index);
                 agent->members.dirty = agent->status_dirty = true;
+                roles_members_changed(agent);
                 agent->changed_usec = agent->now_usec;
                 if (foreign) {
                         agent->applied_high = agent->told_revision = 0; /* of another cluster */
