@@ -366,6 +366,7 @@ static JoinAnswer join_answer_of(ResultStatus status) {
         case RESULT_INVALID:
         case RESULT_STALE:
         case RESULT_LAST_VOTER:
+        case RESULT_TOO_MANY:
                 return JOIN_REFUSED;
         }
         return JOIN_REFUSED;

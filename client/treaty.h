@@ -145,7 +145,7 @@ enum {
         TREATY_LINEARIZABLE = 1 << 0, /* get, list: ask the leader first; -ENETDOWN when there is none */
         TREATY_CHILDREN = 1 << 1,     /* list: direct children only */
         TREATY_NO_VALUES = 1 << 2,    /* list: without values */
-        TREATY_RECURSIVE = 1 << 3,    /* delete: with all entries below, in one revision */
+        TREATY_RECURSIVE = 1 << 3,    /* delete: with all entries below (at most 16,384), in one revision */
 };
 
 /* Reads one entry. flags: TREATY_LINEARIZABLE. min_revision: wait until the host has applied it; 0: do not

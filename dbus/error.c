@@ -90,6 +90,7 @@ const char *error_of_result(ResultStatus status) {
         case RESULT_NAME_TAKEN:
                 return ERROR_NAME_TAKEN;
         case RESULT_LIMIT:
+        case RESULT_TOO_MANY:
                 return SD_BUS_ERROR_LIMITS_EXCEEDED;
         case RESULT_LAST_VOTER:
                 return ERROR_LAST_VOTER;
@@ -125,6 +126,8 @@ static const char *result_text(ResultStatus status) {
                 return "another member has that name";
         case RESULT_LIMIT:
                 return "the cluster holds as many of these as it may";
+        case RESULT_TOO_MANY:
+                return "more than 16,384 entries lie there and below; remove its parts one after the other";
         case RESULT_LAST_VOTER:
                 return "it is the last voter; a cluster cannot be without one";
         case RESULT_DONE:

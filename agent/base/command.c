@@ -65,6 +65,8 @@ const char *result_status_name(ResultStatus status) {
                 return "invalid";
         case RESULT_STALE:
                 return "stale";
+        case RESULT_TOO_MANY:
+                return "too-many";
         case RESULT_LAST_VOTER:
                 return "last-voter";
         }

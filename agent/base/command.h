@@ -113,6 +113,8 @@ typedef enum ResultStatus {
         RESULT_INVALID = 12,    /* malformed: a host that passes such a command is broken */
         RESULT_STALE = 13,      /* a no-op: incarnation is not the row's, or serial not above the highest */
         RESULT_LAST_VOTER = 14, /* a voter must be demoted before it is removed */
+        RESULT_TOO_MANY = 15,   /* DELETE of a subtree: more than LIMIT_DELETE_ENTRIES would end */
+        RESULT_HIGHEST = RESULT_TOO_MANY,
 } ResultStatus;
 
 typedef struct Result {

@@ -515,9 +515,9 @@ static int apply_delete_subtree(Apply *apply) {
         uint64_t id;
 
         range_below(&range, subtree);
-        int r = names_below(tree, &range, TREE_DELETE_ENTRIES, &names, &n);
+        int r = names_below(tree, &range, LIMIT_DELETE_ENTRIES, &names, &n);
         if (r == TREE_NONE) {
-                apply->result.status = RESULT_LIMIT;
+                apply->result.status = RESULT_TOO_MANY;
                 return 0;
         }
         if (r != 0)

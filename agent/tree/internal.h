@@ -29,7 +29,6 @@ typedef unsigned __int128 Sum;
 
 #define TREE_URGENT_PAGES   1000   /* of the open transaction: commit now */
 #define TREE_BLOCK_PAGES    8000   /* … and wait for a running checkpoint, else memory has no bound */
-#define TREE_DELETE_ENTRIES 100000 /* by one DELETE of a subtree */
 #define TREE_SESSION_KEYS   16384  /* entries one session may own: they end in one revision */
 #define TREE_KEEP_USEC      (3600 * USEC_PER_SEC) /* ended request rows, in cluster time */
 #define TREE_EXPIRE_ROWS    64                    /* of them dropped by one apply */

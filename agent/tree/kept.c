@@ -54,7 +54,7 @@ int kept_check(Bytes key, Bytes body) {
         for (size_t at = 0; at < body.size; at += KEPT_BYTES) {
                 Kept kept = kept_read(body.data + at);
                 if (kept.incarnation == 0 || kept.serial == 0 || kept.end < before ||
-                    kept.result.status > RESULT_LAST_VOTER)
+                    kept.result.status > RESULT_HIGHEST)
                         return TREE_ROTTEN;
                 before = kept.end;
         }

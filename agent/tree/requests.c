@@ -110,7 +110,7 @@ static int request_parse(Bytes body, RequestRow *row) {
                                    .status = p[24]},
                 };
                 if (result->serial <= before || result->serial < row->floor ||
-                    result->serial > row->highest || p[24] > RESULT_LAST_VOTER)
+                    result->serial > row->highest || p[24] > RESULT_HIGHEST)
                         return TREE_ROTTEN;
                 before = result->serial;
         }

@@ -53,7 +53,7 @@ int wire_admin_reply_decode(Bytes bytes, AdminReply *ret) {
         if (r < 0)
                 return r;
         const Treaty__V1__AdminReply *message = (Treaty__V1__AdminReply *)base;
-        if (message->status > RESULT_LAST_VOTER)
+        if (message->status > RESULT_HIGHEST)
                 return -EBADMSG;
         *ret = (AdminReply){
                 .leader = message->leader,

@@ -96,7 +96,7 @@ int wire_join_reply_decode(Bytes bytes, JoinReply *ret) {
         if (r < 0)
                 return r;
         const Treaty__V1__JoinReply *message = (Treaty__V1__JoinReply *)base;
-        if (message->status > RESULT_LAST_VOTER || (message->status == RESULT_DONE && message->host == 0))
+        if (message->status > RESULT_HIGHEST || (message->status == RESULT_DONE && message->host == 0))
                 return -EBADMSG;
         ret->status = (ResultStatus)message->status;
         ret->restore_epoch = message->restore_epoch;

@@ -3,6 +3,8 @@
  * twice. */
 #include "help.h"
 
+#include <time.h>
+
 static uint64_t mod_revision(Bench *bench, const char *path) {
         TreeEntry entry;
         assert_int_equal(tree_get(bench->tree, path, &entry), 0);
@@ -69,6 +71,33 @@ static void test_delete_subtree(void **state) {
         assert_status(delete (bench, "/", COMMAND_SUBTREE), RESULT_DONE);
         assert_int_equal(status_of(bench).n_entries, 0);
         assert_int_equal(tree_scrub(bench->tree), 0);
+}
+
+/* What one command ends is bounded, for nothing else applies meanwhile; beyond it nothing happens. */
+static void test_delete_of_too_many(void **state) {
+        Bench *bench = *state;
+        char path[32];
+        set(bench, "/a", "1");
+        for (unsigned i = 0; i < LIMIT_DELETE_ENTRIES; i++) {
+                snprintf(path, sizeof(path), "/a/%03u/%03u", i / 200, i % 200);
+                set(bench, path, "a value of about thirty bytes.");
+        }
+        TreeStatus before = status_of(bench), after;
+        struct timespec begin, end;
+        assert_status(delete (bench, "/", COMMAND_SUBTREE), RESULT_TOO_MANY);
+        after = status_of(bench);
+        assert_int_equal(after.n_entries, before.n_entries);
+        assert_int_equal(after.revision, before.revision);
+
+        assert_status(delete (bench, "/a/000", COMMAND_SUBTREE), RESULT_DONE);
+        assert_int_equal(tree_commit(bench->tree), 0);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &begin);
+        assert_status(delete (bench, "/a", COMMAND_SUBTREE), RESULT_DONE);
+        clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &end);
+        assert_int_equal(status_of(bench).n_entries, before.n_entries - LIMIT_DELETE_ENTRIES - 1);
+        print_message("DELETE of %u entries: %.0f ms of CPU\n", LIMIT_DELETE_ENTRIES - 199,
+                      (double)(end.tv_sec - begin.tv_sec) * 1e3 +
+                              (double)(end.tv_nsec - begin.tv_nsec) / 1e6);
 }
 
 static void test_invalid(void **state) {
@@ -707,6 +736,7 @@ int main(void) {
         const struct CMUnitTest tests[] = {
                 TEST(test_set_create_delete),
                 TEST(test_delete_subtree),
+                TEST(test_delete_of_too_many),
                 TEST(test_invalid),
                 TEST(test_conditions),
                 TEST(test_sessions),

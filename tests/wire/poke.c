@@ -164,6 +164,6 @@ int poke_admin_request(Bytes bytes) {
 int poke_admin_reply(Bytes bytes) {
         AdminReply reply;
         int r = wire_admin_reply_decode(bytes, &reply);
-        must(r < 0 || reply.status <= RESULT_LAST_VOTER);
+        must(r < 0 || reply.status <= RESULT_HIGHEST);
         return r;
 }
