@@ -66,11 +66,13 @@ static void refuse(Agent *agent, uint64_t host, const LetterOffer *offer, OfferR
                 (void)hall_send(agent, host, &letter);
 }
 
-/* What a host may offer: its own requests, of the kinds that are requests. */
-static bool offer_is_valid(uint64_t host, const LetterOffer *offer) {
+/* What a host may offer: its own requests, of the kinds that are requests. 0, -EBADMSG; -ENOMEM says nothing
+ * about the offer. */
+static int offer_check(uint64_t host, const LetterOffer *offer) {
         WireCommand decoded;
-        if (wire_command_decode(offer->command, &decoded) < 0)
-                return false;
+        int r = wire_command_decode(offer->command, &decoded);
+        if (r < 0)
+                return r;
         const Command *command = &decoded.command;
         bool valid = command->host == host;
         switch (command->kind) {
@@ -97,7 +99,7 @@ static bool offer_is_valid(uint64_t host, const LetterOffer *offer) {
                 break;
         }
         wire_command_done(&decoded);
-        return valid;
+        return valid ? 0 : -EBADMSG;
 }
 
 static OfferStream *stream_of(Agent *agent, uint64_t host) {
@@ -147,10 +149,11 @@ void offers_take(Agent *agent, uint64_t host, uint64_t connection, const LetterO
                         return refuse(agent, host, offer, OFFER_HOLE);
                 }
         }
-        if (!offer_is_valid(host, offer))
-                return refuse(agent, host, offer, OFFER_INVALID);
+        int r = offer_check(host, offer);
+        if (r < 0)
+                return refuse(agent, host, offer, r == -ENOMEM ? OFFER_BUSY : OFFER_INVALID);
 
-        int r = agent->log_full ? RAFT_BUSY : hall_propose(agent, offer->command);
+        r = agent->log_full ? RAFT_BUSY : hall_propose(agent, offer->command);
         if (r < 0)
                 hall_fail(agent, r, "An entry cannot be appended");
         else if (r == RAFT_NOT_LEADER)

@@ -436,7 +436,10 @@ void requests_offer(Agent *agent) {
                         continue;
                 if (window_is_full(requests, request->kind))
                         return;
-                if (request_number(request) < 0) {
+                int r = request_number(request);
+                if (r == -ENOMEM)
+                        return; /* the next turn tries again */
+                if (r < 0) {
                         request_end(request, ANSWER_REFUSED, &(Result){.status = RESULT_INVALID});
                         continue;
                 }

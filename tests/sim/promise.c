@@ -428,7 +428,7 @@ int __wrap_log_open(Log **ret, const LogOptions *options, const uint8_t nonce[st
 
         Shadow *shadow = NULL;
         for (unsigned i = 0; i < world.n_hosts; i++)
-                if (simdisk_disk(world.hosts[i]->disk) == options->disk)
+                if ((world.hosts[i]->door ?: simdisk_disk(world.hosts[i]->disk)) == options->disk)
                         shadow = &shadows[i];
         if (!shadow)
                 return r;
@@ -436,7 +436,11 @@ int __wrap_log_open(Log **ret, const LogOptions *options, const uint8_t nonce[st
         for (unsigned i = 0; i < world.n_hosts; i++)
                 if (shadows[i].log == *ret)
                         shadows[i].log = NULL; /* of a process that is gone */
+        if (world.aside)
+                world.aside(true);
         bool whole = image_load(&found, *ret) >= 0 && r == 0;
+        if (world.aside)
+                world.aside(false);
         if (whole && !forgiven[shadow - shadows] && !world.hosts[shadow - shadows]->touched)
                 compare_start(shadow, &found);
         forgiven[shadow - shadows] = false;

@@ -89,6 +89,7 @@ typedef struct World {
         bool may_rot; /* a damaged log is no surprise */
         void (*said)(SimHost *host, int level,
                      const char *text); /* an agent told its operator; may be NULL */
+        void (*aside)(bool begins);     /* a checker looks into a host's disk by itself; may be NULL */
 } World;
 
 extern World world;
@@ -125,6 +126,7 @@ struct SimHost {
         char name[16], address[32], directory[80];
         uint8_t key[KEY_HASH_BYTES], machine[16];
         SimDisk *disk;
+        Disk *door;   /* the agent sees its disk through this; NULL: as it is */
         Agent *agent; /* NULL: the process does not run */
         bool powered, listening, dying, joining, automatic, accept_damage;
         bool set_back; /* its disk is not the one it had */
@@ -228,8 +230,8 @@ void clients_begin(void);
 void clients_look(SimHost *host); /* after each turn: what was seen is compared */
 void clients_killed(SimHost *host);
 void clients_wiped(SimHost *host); /* nobody can be asked any more for what it offered */
-bool clients_quiet(void);   /* nobody waits for anything */
-bool clients_decided(void); /* asks for Unknown outcomes; true when all are known */
+bool clients_quiet(void);          /* nobody waits for anything */
+bool clients_decided(void);        /* asks for Unknown outcomes; true when all are known */
 void clients_final(void);
 void clients_changed(const Change *change); /* the ghost learned of it */
 void clients_own(SimHost *host);            /* after a start: what is wanted is asked for again */
@@ -240,7 +242,7 @@ uint64_t clients_count(void);
 /* ---- store_memory.c or store_sqlite.c: what lies below the tree, chosen when linking ---- */
 
 extern const char store_program[];
-extern const bool store_is_on_disk; /* the tree's files lie on the simulated disk */
+extern const bool store_is_on_disk;              /* the tree's files lie on the simulated disk */
 void store_look(SimHost *host);                  /* after each step: what is durable now */
 void store_full(SimHost *host, bool full);       /* no room, also for what is open */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
@@ -284,8 +286,8 @@ unsigned seen_tell(bool all); /* returns how many places nobody saw */
 
 void operator_replace(SimHost *host); /* removed as a member, wiped, joined anew */
 bool operator_may_replace(const SimHost *host);
-void operator_stop(void);             /* whoever was touched and is not well is replaced */
-bool operator_helps(SimHost *host);   /* it ended or does not start: is that somebody's doing? */
+void operator_stop(void);           /* whoever was touched and is not well is replaced */
+bool operator_helps(SimHost *host); /* it ended or does not start: is that somebody's doing? */
 
 /* ---- fault.c ---- */
 
