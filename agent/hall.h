@@ -457,7 +457,7 @@ void members_greet(Agent *agent, const Connection *connection); /* hello */
 void quarantine_tell(Agent *agent, const Connection *connection, LetterHello *hello);
 const char *quarantine_judge(Agent *agent, Connection *connection, const LetterHello *hello);
 void quarantine_say(Agent *agent, Connection *connection, const char *why);
-bool quarantine_hears(Agent *agent,
+bool quarantine_hears(Agent *agent, uint64_t from,
                       const LetterHello *hello); /* true: this host's state is old, or a copy */
 void quarantine_enter(Agent *agent);
 void quarantine_look(Agent *agent);

@@ -119,7 +119,7 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
                 agent->outside.disconnect(agent->outside.userdata, host);
                 return;
         }
-        if (agent->quarantined || quarantine_hears(agent, hello))
+        if (agent->quarantined || quarantine_hears(agent, host, hello))
                 return quarantine_enter(agent);
         why = quarantine_judge(agent, known, hello);
         if (why) {

@@ -122,11 +122,15 @@ void quarantine_enter(Agent *agent) {
         hall_wake(agent);
 }
 
-/* A peer of our own cluster says what it knows of us. */
-bool quarantine_hears(Agent *agent, const LetterHello *hello) {
+/* A peer of our own cluster says what it knows of us. Only a full member is believed: a leaf that made
+ * something up could silence all voters for good. */
+bool quarantine_hears(Agent *agent, uint64_t from, const LetterHello *hello) {
         const LogState *log = log_state(agent->log);
         TreeStart own = {.start = hello->known_start, .twice = hello->known_twice};
+        Member member;
 
+        if (members_by_id(agent, from, &member) != 0 || member.class != MEMBER_FULL)
+                return false;
         memcpy(own.nonce, hello->known_nonce, sizeof(own.nonce));
         bool newer = own.start > log->start;
         take_newer(&own, log->start, log->start_nonce);

@@ -110,6 +110,7 @@ int raft_distrust(Raft *raft, uint64_t now_usec) {
         if (raft->role != RAFT_FOLLOWER && raft->role != RAFT_PASSIVE)
                 become_follower(raft, raft->term, 0);
         raft->damaged = raft->lost = true;
+        raft->heal = raft->heal_seq = 0; /* also when the batch that heals is on its way */
         raft->owe_vote = false;
         return raft_done(raft, 0);
 }

@@ -33,8 +33,8 @@
  *      own H PATH VALUE tag TAG | disown H TAG | owned H
  *      remove H MEMBER | transfer H [TO]
  *      presume H TERM                      it campaigns by force, and says that it leads, though it may not:
- *                                          it promotes, lets sessions live for an hour, and refuses
- *                                          the oldest write for good
+ *                                          it promotes, lets sessions live for an hour, refuses
+ *                                          the oldest write for good, and knows a newer start of everybody
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
  *      session H                           is it certain to live?
@@ -496,7 +496,19 @@ static void presume(SimHost *host, uint64_t term) {
                                        .generation = to->sessions.generation,
                                        .sent = hall_now(to),
                                        .lasts_usec = 3600 * SEC}},
+                        {}, /* the hello */
                 };
+                Letter hello = {
+                        .kind = LETTER_HELLO,
+                        .hello = {.restore_epoch = to->tree_status.restore_epoch,
+                                  .host = from,
+                                  .start = log_state(host->agent->log)->start,
+                                  .version = WIRE_VERSION,
+                                  .known_start = UINT64_MAX},
+                };
+                memcpy(hello.hello.cluster, to->tree_status.cluster, sizeof(hello.hello.cluster));
+                memcpy(hello.hello.start_nonce, log_state(host->agent->log)->start_nonce, 16);
+                letters[ELEMENTSOF(letters) - 1] = hello;
                 /* Straight to the door: the ghost watches what honest hosts send. */
                 const Connection *open = members_connection(to, from);
                 for (size_t k = 0; open && k < ELEMENTSOF(letters); k++) {
