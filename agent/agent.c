@@ -133,6 +133,7 @@ Agent *agent_free(Agent *agent, bool clean) {
         watches_end(agent);
         sessions_reset(agent);
         roles_reset(agent);
+        scrub_close(agent);
         members_reset(agent);
         offers_reset(agent);
         raft_free(agent->raft);

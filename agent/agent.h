@@ -234,5 +234,10 @@ int agent_join(Agent *agent, const char *token, bool discard, JoinDone done, voi
 int agent_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata);
 int agent_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata);
 
+/* Reads all of this host's tree again, beginning now. DONE: it is as it was written; NO_TREE: it is not, and
+ * is fetched again; HALTED: it is not, and there is nobody to fetch it from. */
+typedef void (*ScrubDone)(Answer answer, uint64_t n_rows, void *userdata);
+int agent_scrub(Agent *agent, ScrubDone done, void *userdata);
+
 /* Something in AgentStatus other than indexes changed: called once per turn at most. */
 void agent_set_listener(Agent *agent, void (*changed)(void *userdata), void *userdata);

@@ -541,14 +541,22 @@ void checks_rebase(Agent *agent);
 
 /* ---- scrub.c ---- */
 
+typedef struct ScrubOrder ScrubOrder;
+
 typedef struct ScrubWork {
         uint64_t due_usec, begun_usec;              /* of the pass */
         uint64_t n_read;                            /* rows of it */
         uint64_t finished_wall_usec, finished_read; /* the last one that came to its end */
+        ScrubOrder *orders;                         /* somebody waits for a whole pass */
+        unsigned n_orders;
+        bool hurried; /* the pass at hand is one that was ordered */
 } ScrubWork;
 
-void scrub_work(Agent *agent); /* turn */
+void scrub_work(Agent *agent);   /* turn: duties */
+void scrub_orders(Agent *agent); /* turn */
+uint64_t scrub_deadline(const Agent *agent);
 void scrub_rebase(Agent *agent);
+void scrub_close(Agent *agent);
 
 /* ---- heal.c ---- */
 

@@ -481,6 +481,7 @@ static void turn_round(Agent *agent) {
         follow_serve(agent);
         snapshot_serve(agent);
         work_duties(agent);
+        scrub_orders(agent);
         commit_tree(agent);
 }
 
@@ -504,6 +505,7 @@ static uint64_t next_deadline(const Agent *agent) {
         deadline = MIN(deadline, watches_deadline(agent));
         deadline = MIN(deadline, duties_deadline(agent));
         deadline = MIN(deadline, MIN(heal_deadline(agent), snapshot_deadline(agent)));
+        deadline = MIN(deadline, scrub_deadline(agent));
         if (agent->commit_usec != 0)
                 deadline = MIN(deadline, agent->commit_usec);
         /* Slow duties that nothing announces: membership addresses, pruning, promotion. */

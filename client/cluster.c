@@ -254,6 +254,26 @@ _public_ int treaty_remove(treaty *t, const char *host) {
         return finish_text(t, call, sd_bus_message_append(call, "st", host, (uint64_t)0), NULL);
 }
 
+_public_ int treaty_scrub(treaty *t, uint64_t *ret_rows) {
+        _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL, *reply = NULL;
+        uint64_t rows;
+        int r = call_begin(t, TREATY_CLUSTER, "Scrub", &call);
+        if (r < 0)
+                return r;
+        r = sd_bus_message_append(call, "t", (uint64_t)0);
+        if (r < 0)
+                return fail_append(t, r);
+        r = call_finish_default(t, call, &reply);
+        if (r < 0)
+                return r;
+        r = sd_bus_message_read(reply, "t", &rows);
+        if (r < 0)
+                return fail_reply(t, r);
+        if (ret_rows)
+                *ret_rows = rows;
+        return 0;
+}
+
 _public_ int treaty_transfer(treaty *t, const char *host) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *call = NULL;
         int r = call_begin(t, TREATY_CLUSTER, "TransferLeadership", &call);

@@ -323,6 +323,11 @@ int treaty_join(treaty *t, const char *token, bool discard, char **ret_cluster_i
 int treaty_remove(treaty *t, const char *host);
 /* To this host by name or id, or (NULL or "") the best. */
 int treaty_transfer(treaty *t, const char *host);
+/* Reads all of this host's tree again: 0 when every row is as it was written; else -EAGAIN, and the host
+ * fetches its tree again from another. *ret_rows (may be NULL): how many there are. Give it time:
+ * treaty_set_timeout().
+ */
+int treaty_scrub(treaty *t, uint64_t *ret_rows);
 
 #ifdef __cplusplus
 }

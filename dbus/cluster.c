@@ -351,7 +351,7 @@ static int join_call(Call *call) {
         return call_authorized(call, GUARD_CLUSTER_MANAGE, join_allowed);
 }
 
-/* ---- Remove, TransferLeadership ---- */
+/* ---- Remove, TransferLeadership, Scrub ---- */
 
 static int find_member(Call *call, const char *name, uint64_t *ret) {
         Member member;
@@ -417,6 +417,47 @@ static int transfer_leadership(Call *call) {
         return r < 0 ? r : call_authorized(call, GUARD_CLUSTER_MANAGE, transfer_allowed);
 }
 
+static void on_scrub(Answer answer, uint64_t n_rows, void *userdata) {
+        Call *call = detached_take(userdata);
+
+        if (!call)
+                return;
+        if (answer == ANSWER_DONE)
+                call_return(call, "t", n_rows);
+        else if (answer == ANSWER_NO_TREE)
+                call_fail(call, ERROR_NO_TREE,
+                          "The tree of this host is not as it was written. It is fetched again from another "
+                          "voter; scrub again when \"treatyctl status\" is well.");
+        else if (answer == ANSWER_HALTED)
+                call_fail(call, ERROR_DAMAGED,
+                          "The tree of this host is not as it was written, and there is nobody to fetch it "
+                          "from; see the journal of treatyd.service.");
+        else
+                call_fail_request(call, &(RequestAnswer){.answer = answer});
+}
+
+static int scrub_allowed(Call *call) {
+        Detached *detached = call_detach(call);
+
+        if (!detached)
+                return -ENOMEM;
+        int r = agent_scrub(call_agent(call), on_scrub, detached);
+        if (r < 0)
+                detached_take(detached);
+        return r;
+}
+
+static int scrub_call(Call *call) {
+        uint64_t flags;
+
+        int r = sd_bus_message_read(call->message, "t", &flags);
+        if (r < 0)
+                return r;
+        if (!call_flags(call, flags, 0))
+                return 0;
+        return call_authorized(call, GUARD_CLUSTER_MANAGE, scrub_allowed);
+}
+
 /* ---- ListMembers ---- */
 
 static int append_member(const AgentMember *m, void *userdata) {
@@ -459,6 +500,7 @@ CALL_ENTRY(revoke_token)
 CALL_ENTRY(join_call)
 CALL_ENTRY(remove_member)
 CALL_ENTRY(transfer_leadership)
+CALL_ENTRY(scrub_call)
 CALL_ENTRY(list_members)
 
 /* Tokens are secrets: sd-bus wipes the messages that carry them. */
@@ -476,6 +518,8 @@ const sd_bus_vtable cluster_vtable[] = {
                                 on_remove_member, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("TransferLeadership", SD_BUS_ARGS("s", host), SD_BUS_NO_RESULT,
                                 on_transfer_leadership, SD_BUS_VTABLE_UNPRIVILEGED),
+        SD_BUS_METHOD_WITH_ARGS("Scrub", SD_BUS_ARGS("t", flags), SD_BUS_RESULT("t", rows), on_scrub_call,
+                                SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_METHOD_WITH_ARGS("ListMembers", SD_BUS_NO_ARGS, SD_BUS_RESULT("a(ssssbbtas)", members),
                                 on_list_members, SD_BUS_VTABLE_UNPRIVILEGED),
         SD_BUS_PROPERTY("ClusterId", "s", get_property, 0, SD_BUS_VTABLE_PROPERTY_EMITS_CHANGE),

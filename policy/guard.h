@@ -31,7 +31,7 @@ typedef enum GuardAction {
         GUARD_OUTCOME,        /* of a request */
         GUARD_REGISTER_UNIT,  /* speak for units: treaty-units */
         GUARD_CLUSTER_READ,   /* members and state */
-        GUARD_CLUSTER_MANAGE, /* token, join, remove, hand over */
+        GUARD_CLUSTER_MANAGE, /* token, join, remove, hand over, scrub */
         GUARD_LOG_LEVEL,
 } GuardAction;
 

@@ -303,16 +303,26 @@ static int meta_read(sqlite3_stmt *s, Meta *ret) {
         return 0;
 }
 
-int meta_load(Tree *tree) {
+static int meta_get(Tree *tree, Meta *ret) {
         sqlite3_stmt *s;
         int r = sql_acquire(tree, STMT_META_LOAD, &s);
         if (r != 0)
                 return r;
         r = sql_step(tree, s);
         if (r == 0)
-                r = meta_read(s, &tree->meta);
+                r = meta_read(s, ret);
         sql_release(tree, STMT_META_LOAD, s);
         return r == TREE_NONE ? TREE_ROTTEN : r;
+}
+
+int meta_load(Tree *tree) {
+        return meta_get(tree, &tree->meta);
+}
+
+int meta_check(Tree *tree) {
+        Meta meta;
+        int r = meta_get(tree, &meta);
+        return r == 0 && meta.applied > tree->meta.applied ? TREE_ROTTEN : r;
 }
 
 int meta_save(Tree *tree) {

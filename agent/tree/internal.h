@@ -293,6 +293,7 @@ int file_finish(Tree *tree); /* a built file: to WAL mode, closed, synced */
 int file_reopen(Tree *tree); /* a finished file, to be read back from the disk; nothing is written */
 int file_sync(const char *path);
 int meta_load(Tree *tree);
+int meta_check(Tree *tree); /* is the row as it was written? */
 int meta_save(Tree *tree);
 int transaction_begin(Tree *tree);
 int transaction_commit(Tree *tree, bool wait);

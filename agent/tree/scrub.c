@@ -146,7 +146,8 @@ static int scrub_compare(Tree *tree) {
                 return scrub_rot(tree, "rows and digest differ");
         if (tree->scrub.n_entries != tree->meta.n_entries)
                 return scrub_rot(tree, "the number of entries is wrong");
-        return 0;
+        int r = meta_check(tree);
+        return r == TREE_ROTTEN ? scrub_rot(tree, "the row of meta is wrong") : r;
 }
 
 static int scrub_records(Slice *slice) {
@@ -239,6 +240,12 @@ static int scrub_index(Slice *slice, IndexKind kind, int (*visit)(Slice *, sqlit
 
 /* ---- The pass ---- */
 
+/* What SQLite still remembers of pages says nothing of the disk. */
+static void scrub_begin(Tree *tree) {
+        tree->scrub = (Scrub){.phase = SCRUB_KEYS, .kind = RECORD_MEMBER};
+        sqlite3_db_release_memory(tree->db);
+}
+
 static int scrub_phase(Slice *slice) {
         switch (slice->tree->scrub.phase) {
         case SCRUB_REST:
@@ -265,7 +272,7 @@ int tree_scrub_slice(Tree *tree, size_t max_rows, uint64_t *ret_read, bool *ret_
         if (tree->fatal != 0)
                 return tree->fatal;
         if (scrub->phase == SCRUB_REST)
-                *scrub = (Scrub){.phase = SCRUB_KEYS, .kind = RECORD_MEMBER};
+                scrub_begin(tree);
         for (;;) {
                 int r = scrub_phase(&slice);
                 *ret_read = scrub->n_read;
@@ -283,6 +290,10 @@ int tree_scrub_slice(Tree *tree, size_t max_rows, uint64_t *ret_read, bool *ret_
                 }
                 scrub->phase++;
         }
+}
+
+void tree_scrub_anew(Tree *tree) {
+        scrub_restart(tree);
 }
 
 int tree_scrub(Tree *tree) {

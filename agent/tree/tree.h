@@ -206,6 +206,7 @@ int tree_scrub(Tree *tree);
 /* The same in slices of so many rows (or half a MiB), between which the tree goes on changing; after the
  * last one it begins anew. *ret_read: rows of this pass so far. */
 int tree_scrub_slice(Tree *tree, size_t max_rows, uint64_t *ret_read, bool *ret_done);
+void tree_scrub_anew(Tree *tree); /* the next slice is the first of a pass */
 
 /* Sending. At the pin (now), what is not kept by revision is copied aside; then rows follow in pages while
  * applying goes on. Chunks are bytes for tree_build_feed(), in order. */

@@ -1,4 +1,4 @@
-/* status, wait-online, members, token, join, remove, transfer. */
+/* status, wait-online, members, token, join, remove, transfer, scrub. */
 #include "ctl.h"
 
 #include <inttypes.h>
@@ -259,7 +259,7 @@ ExitCode verb_join(Ctl *ctl) {
         return EXIT_OK;
 }
 
-/* ---- remove, transfer ---- */
+/* ---- remove, transfer, scrub ---- */
 
 ExitCode verb_remove(Ctl *ctl) {
         const char *host = ctl->cl->args[0];
@@ -278,4 +278,26 @@ ExitCode verb_transfer(Ctl *ctl) {
                 r = treaty_transfer(ctl->agent, host);
         return r < 0 ? ctl_fail(ctl, r, *host ? "transfer leadership to" : "transfer leadership", host)
                      : EXIT_OK;
+}
+
+/* A tree of a million entries on a slow disk takes its time. */
+#define SCRUB_TIMEOUT_USEC (3600 * USEC_PER_SEC)
+
+ExitCode verb_scrub(Ctl *ctl) {
+        uint64_t rows;
+        int r = ctl_connect(ctl, SCRUB_TIMEOUT_USEC);
+
+        if (r >= 0)
+                r = treaty_scrub(ctl->agent, &rows);
+        if (r < 0)
+                return ctl_fail(ctl, r, "scrub", "");
+        if (ctl->output.json != JSON_OFF) {
+                _cleanup_(json_decrefp) json_t *answer = json_object();
+                if (!answer || set_value(answer, "rows", json_integer((json_int_t)rows)) < 0)
+                        return ctl_printed(-ENOMEM);
+                return ctl_printed(output_json(&ctl->output, answer));
+        }
+        if (!ctl->output.quiet)
+                printf("All %" PRIu64 " rows are as they were written\n", rows);
+        return EXIT_OK;
 }

@@ -158,6 +158,9 @@ static const Verb verbs[N_VERBS] = {
         [VERB_REMOVE] = {"remove", "HOST", 1, 1, 0, NULL, "Remove a host from the cluster",
                          "HOST: name or id. Its connections and ephemeral entries end at once."},
         [VERB_TRANSFER] = {"transfer", "[HOST]", 0, 1, 0, NULL, "Hand leadership to another host", NULL},
+        [VERB_SCRUB] = {"scrub", "", 0, 0, 0, NULL, "Read all of this host's tree again, from the disk",
+                        "Exit status 0 when every row is as it was written. Else the host fetches its tree "
+                        "again from\nanother voter by itself."},
 };
 
 const char *cmdline_verb_name(VerbId verb) {

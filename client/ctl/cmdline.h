@@ -26,6 +26,7 @@ typedef enum VerbId {
         VERB_MEMBERS,
         VERB_REMOVE,
         VERB_TRANSFER,
+        VERB_SCRUB,
         N_VERBS,
 } VerbId;
 

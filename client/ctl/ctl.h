@@ -49,3 +49,4 @@ ExitCode verb_join(Ctl *ctl);
 ExitCode verb_members(Ctl *ctl);
 ExitCode verb_remove(Ctl *ctl);
 ExitCode verb_transfer(Ctl *ctl);
+ExitCode verb_scrub(Ctl *ctl);

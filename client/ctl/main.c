@@ -15,6 +15,7 @@ static ExitCode (*const run[N_VERBS])(Ctl *) = {
         [VERB_TRIGGERS] = verb_triggers, [VERB_TOKEN] = verb_token,
         [VERB_JOIN] = verb_join,         [VERB_MEMBERS] = verb_members,
         [VERB_REMOVE] = verb_remove,     [VERB_TRANSFER] = verb_transfer,
+        [VERB_SCRUB] = verb_scrub,
 };
 
 int ctl_connect(Ctl *ctl, uint64_t default_timeout_usec) {

@@ -281,9 +281,22 @@ def test_users_read_services_only(host):
                          ("Services.RegisterUnit", "web", "web.service", "0" * 32, 1, {}),
                          ("Services.UnregisterUnit", "web.service", ""), ("Cluster.Token", 0, {}),
                          ("Cluster.Join", "x", 0), ("Cluster.Remove", "h1", 0), ("Cluster.TransferLeadership", ""),
-                         ("Cluster.RevokeToken", "x")]:
+                         ("Cluster.RevokeToken", "x"), ("Cluster.Scrub", 0)]:
                 refused(DENIED, bus.call, *call)
     assert host.call("Tree.GetText", "/services/web/other")[0] == "{}"
+
+
+def test_scrub_reads_all_of_the_tree_now(host):
+    with Bus(host, private=True) as bus, Bus(host, private=True) as other:
+        for n in range(600):
+            bus.set(f"/scrub/{n}", "x")
+        before = time.time()
+        rows = bus.call("Cluster.Scrub", 0)
+        assert rows >= 1200, rows  # keys and history
+        assert bus.property("Cluster", "ScrubbedUSec") >= int(before * 1e6)
+        bus.set("/scrub/more", "y")
+        assert other.call("Cluster.Scrub", 0) > rows
+        refused("org.freedesktop.DBus.Error.InvalidArgs", bus.call, "Cluster.Scrub", 1)
 
 
 def test_a_watch_tells_every_change_once_and_in_order(host):

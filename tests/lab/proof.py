@@ -11,17 +11,17 @@
 # Every host must tell the same history, and read back exactly its end: value, revision, and a version that counts the
 # writes. A write that began after another was answered has the higher revision (all clients share this machine's clock).
 # A read at revision R found what the history says of R; a linearizable one is not older than any write answered or any
-# linearizable read done before it began. And the trees of all hosts at one applied index are the same, byte for byte,
-# with the same digest: looked up in copies of their files, not asked.
+# linearizable read done before it began. Every host is asked to scrub its tree, and has to find it as it was written; who
+# does not, fetches another by itself, and has to then. And the trees of all hosts at one applied index are the same, byte
+# for byte, with the same digest: looked up in their files, not asked.
 import collections
 import glob
 import hashlib
 import os
-import shutil
 import sqlite3
-import tempfile
+import urllib.parse
 
-from .bus import DELETE, MARK, PUT, Bus
+from .bus import DELETE, MARK, PUT, Bus, BusError
 from .tools import LabError, until
 
 
@@ -170,20 +170,27 @@ class Proof:
                                f"{first_difference(sorted(found.items()), sorted(self.state.items()))}")
 
     def compare_trees(self, timeout=15):
-        """Every host's tree file at one applied index: equal contents, equal digests."""
+        """Every host's tree file at one applied index: sound, equal contents, equal digests."""
+        for host in self.hosts:
+            if not self.is_sound(host):
+                self.sums["rot found by a scrub"] += 1
+                until(lambda: self.is_sound(host), 30, f"{host.name} to have a tree without a fault", step=0.2)
         trees = self.trees_together(timeout)
-        if len({t["contents"] for t in trees.values()}) != 1 and len({t["digest"] for t in trees.values()}) == 1:
-            # The bytes differ, what was applied does not: rot that nobody has read yet. Whoever reads it has to notice.
-            self.sums["rot found by reading"] += 1
-            self.read_all()
-            trees = self.trees_together(timeout)
         self.sums["digests"] += 1
-        if len({t["contents"] for t in trees.values()}) != 1 and len({t["digest"] for t in trees.values()}) == 1:
-            # No call reads some records (of removed hosts, of past requests); the scrub does, within twelve hours.
-            self.sums["rot left to the scrub"] += 1
-        elif len({t["digest"] for t in trees.values()}) != 1:
+        if len({(t["contents"], t["digest"]) for t in trees.values()}) != 1:
             self.sums["divergent"] += 1
             raise LabError(f"DIVERGENT: at one applied index the trees differ: {trees}")
+
+    def is_sound(self, host):
+        """It reads all of its tree; False: there is rot, and it is being fetched again."""
+        try:
+            with Bus(host) as bus:
+                bus.call("Cluster.Scrub", 0, timeout=30)
+            return True
+        except BusError as e:
+            if e.name == "NoTree":
+                return False
+            raise LabError(f"{host.name} cannot scrub its tree: {e}")
 
     def trees_together(self, timeout):
         trees = {}
@@ -196,20 +203,6 @@ class Proof:
         until(together, timeout, lambda: f"all hosts to have applied the same: {trees}", step=0.15)
         return trees
 
-    def read_all(self, timeout=30):
-        """Every host's whole tree, until none finds anything wrong with its own."""
-        def readable(host):
-            try:
-                with Bus(host, private=True) as bus:
-                    bus.list("/")
-                return host.run("treatyctl", "status", check=False).returncode == 0
-            except (LabError, OSError):
-                return False
-
-        for host in self.hosts:
-            for _ in range(2):  # the first one finds it, and the host takes its tree out of service
-                until(lambda: readable(host), timeout, f"{host.name} to read all of its tree without a fault", step=0.2)
-
 
 # All that apply may read, with keys and values in full. History is left out: hosts prune at their own pace.
 CONTENTS = ("SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, conf_index, cluster, epoch FROM meta",
@@ -219,45 +212,29 @@ CONTENTS = ("SELECT applied, applied_term, revision, floor, cluster_usec, n_entr
 
 
 def tree_of(host):
-    """What the file of a running agent's tree holds: applied index, digest, a hash of all contents. None: ask again."""
-    where = host.path("/var/lib/treaty")
-    with tempfile.TemporaryDirectory(prefix="treaty-look-") as to:
-        try:
-            found = [p for p in glob.glob(f"{where}/tree-*.db") if os.path.exists(f"{p}-wal")]
-            if len(found) != 1:
-                return None  # in the middle of a switch
-            copy = f"{to}/tree.db"
-            before = fingerprint(found[0])
-            shutil.copyfile(found[0], copy)
-            shutil.copyfile(f"{found[0]}-wal", f"{copy}-wal")
-            if fingerprint(found[0]) != before:
-                return None
-        except FileNotFoundError:
-            return None
-        return contents(copy)
+    """What the file of a running agent's tree holds: applied index, digest, a hash of all contents. None: ask again.
 
-
-def fingerprint(path):
-    """Changes when somebody writes to the tree's files meanwhile."""
-    parts = []
-    for name in (path, f"{path}-wal"):
-        status = os.stat(name)
-        parts += [status.st_ino, status.st_size, status.st_mtime_ns]
-    return parts
-
-
-def contents(path):
-    sums = hashlib.sha256()
-    db = sqlite3.connect(path)
+    Read in place, as an operator's sqlite3 would: a copy would hold the WAL as a start finds it, not as the agent does."""
+    found = [p for p in glob.glob(host.path("/var/lib/treaty") + "/tree-*.db") if os.path.exists(f"{p}-wal")]
+    if len(found) != 1:
+        return None  # in the middle of a switch
     try:
-        for query in CONTENTS:
-            for row in db.execute(query):
-                sums.update(repr(row).encode())
-        applied, digest = db.execute("SELECT applied, digest FROM meta").fetchone()
-    except sqlite3.DatabaseError:
-        return None  # copied while it was written to; if it stays so, the caller's patience ends
-    finally:
-        db.close()
+        db = sqlite3.connect(f"file:{urllib.parse.quote(found[0])}?mode=ro", uri=True, isolation_level=None)
+        try:
+            return contents(db)
+        finally:
+            db.close()
+    except sqlite3.Error:
+        return None  # switched meanwhile; if it stays so, the caller's patience ends
+
+
+def contents(db):
+    sums = hashlib.sha256()
+    db.execute("BEGIN")
+    for query in CONTENTS:
+        for row in db.execute(query):
+            sums.update(repr(row).encode())
+    applied, digest = db.execute("SELECT applied, digest FROM meta").fetchone()
     return {"applied": applied, "digest": digest.hex(), "contents": sums.hexdigest()[:16]}
 
 

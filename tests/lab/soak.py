@@ -147,6 +147,6 @@ def summary(done, rounds):
     sums = done.sums
     print(f"{sums['writes']} writes: {sums['done']} answered, {sums['unknown']} unknown at first ({sums['applied']} of them "
           f"applied), {sums['never']} never offered or decided never, {sums['nothing']} cut off without an answer")
-    print(f"{sums['reads']} reads; all trees compared {sums['digests']} times, rot first found by reading {sums['rot found by reading']} times, "
-          f"left to the scrub {sums['rot left to the scrub']} times")
+    print(f"{sums['reads']} reads; all trees scrubbed and compared {sums['digests']} times, rot first found by that "
+          f"{sums['rot found by a scrub']} times")
     print(f"{rounds} rounds, {sums['lost']} lost, {sums['twice']} applied twice, {sums['divergent']} divergent")

@@ -591,6 +591,10 @@ int sqlite3_extended_result_codes(sqlite3 *db, int on) {
         return SQLITE_OK;
 }
 
+int sqlite3_db_release_memory(sqlite3 *db) {
+        return SQLITE_OK;
+}
+
 int sqlite3_busy_timeout(sqlite3 *db, int msec) {
         return SQLITE_OK;
 }
