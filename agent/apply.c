@@ -167,8 +167,11 @@ static void apply_stopped(Agent *agent, int r) {
 void hall_apply(Agent *agent) {
         size_t bytes = 0;
 
-        /* A tree about to be replaced applies nothing that the new one may not hold yet. */
-        if (agent->halted || agent->failed != 0 || agent->snapshots.fetch.switch_seq != 0 ||
+        /* A tree about to be replaced applies nothing that the new one may not hold yet; and one that
+         * becomes the log's base stands still until the core begins there: what it applied meanwhile would
+         * pass for durable. */
+        const SnapshotFetch *fetch = &agent->snapshots.fetch;
+        if (agent->halted || agent->failed != 0 || fetch->switch_seq != 0 || fetch->base_seq != 0 ||
             !heal_may_touch(agent))
                 return;
         if (agent->disk_full && agent->now_usec - agent->full_usec < USEC_PER_SEC && agent->full_usec != 0)

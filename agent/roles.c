@@ -130,9 +130,27 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
         agent->again = true;
 }
 
+/* Several are promoted by one change, and each waits for it only for a while: whoever is asked again while
+ * it waits is still there. */
+static bool is_promoted(const Agent *agent) {
+        const RaftStatus *status = &agent->raft_status;
+        return agent->roles.promoted_usec != 0 && agent->roles.promote_index == 0 && !agent->follow.active &&
+               status->keeps_log && status->role == RAFT_PASSIVE &&
+               !conf_is_voter(status->conf, agent->host.id);
+}
+
 void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         Roles *roles = &agent->roles;
 
+        if (is_promoted(agent)) {
+                SIM_SEEN("roles: asked again while it waits to vote");
+                Letter letter = {
+                        .kind = LETTER_PROMOTED,
+                        .promote = {.term = promote->term, .index = agent->tree_status.applied},
+                };
+                (void)hall_send(agent, from, &letter);
+                return;
+        }
         /* A leader of a lower term may ask: its appends will be refused, and it comes to office above ours.
          */
         if (!agent->follow.active || agent->removed || agent->quarantined || snapshot_fetching(agent) ||

@@ -430,6 +430,7 @@ void snapshot_stored(Agent *agent, uint64_t seq) {
         }
         if (fetch->base_seq != 0 && seq >= fetch->base_seq) {
                 fetch->base_seq = 0;
+                agent->again = true;
                 int r = core_base(agent);
                 if (r < 0)
                         hall_fail(agent, r, "The core cannot take its new base");

@@ -303,6 +303,9 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
                         raft_advance_commit(raft, index);
                 raft->durable = MAX(raft->durable, index);
                 raft->next_store = MAX(raft->next_store, index + 1);
+                /* The log is empty behind its base, or agreed with us there. */
+                if (raft->truncate_from <= index)
+                        raft->truncate_from = 0;
                 logview_trim(log, index);
         } else {
                 SIM_SEEN("raft: a base empties the log");
