@@ -172,7 +172,7 @@ void hall_apply(Agent *agent) {
          * pass for durable. */
         const SnapshotFetch *fetch = &agent->snapshots.fetch;
         if (agent->halted || agent->failed != 0 || fetch->switch_seq != 0 || fetch->base_seq != 0 ||
-            !heal_may_touch(agent))
+            agent->roles.promote_index != 0 || !heal_may_touch(agent))
                 return;
         if (agent->disk_full && agent->now_usec - agent->full_usec < USEC_PER_SEC && agent->full_usec != 0)
                 return;
