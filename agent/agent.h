@@ -226,8 +226,11 @@ typedef enum JoinAnswer {
         JOIN_TIMEOUT,
         JOIN_REFUSED,
         JOIN_BUSY,
+        JOIN_RESTARTS, /* the old state goes with the next start, which begins now, and the join goes on
+                          there */
 } JoinAnswer;
 typedef void (*JoinDone)(JoinAnswer answer, const char *why, void *userdata);
+bool agent_begins_anew(const Agent *agent); /* end the process, and start it again */
 int agent_join(Agent *agent, const char *token, bool discard, JoinDone done, void *userdata);
 
 /* Remove a member, hand over leadership: done by the leader, asked by whoever is asked. */

@@ -452,6 +452,12 @@ void members_reset(Agent *agent);
 void members_self(Agent *agent, Member *ret);
 void members_greet(Agent *agent, const Connection *connection); /* hello */
 
+/* ---- anew.c ---- */
+
+bool anew_is_due(const Agent *agent);          /* nothing of this state is of use any more */
+int anew_ask(Agent *agent, const char *token); /* from the next start on */
+void anew_done(Agent *agent);                  /* a member again */
+
 /* ---- quarantine.c ---- */
 
 void quarantine_tell(Agent *agent, const Connection *connection, LetterHello *hello);
@@ -478,6 +484,7 @@ typedef struct JoinCall {
         bool accepted; /* member there; the tree is on its way */
         bool final;    /* nothing more will be tried */
         char why[256];
+        char said[256]; /* in the journal, last */
         JoinAnswer verdict;
         JoinDone done;
         void *userdata;
@@ -682,7 +689,8 @@ struct Agent {
         uint64_t lost_seq;    /* the order that stores that this log has lost something */
         bool damage_halts;    /* said: too many voters are damaged */
         bool disk_full, damaged, halted, stopping, removed;
-        bool quarantined; /* the own state is a copy or was set back: it speaks for nobody */
+        uint64_t anew_usec; /* the process ends then, to begin anew; 0: it does not */
+        bool quarantined;   /* the own state is a copy or was set back: it speaks for nobody */
         bool status_dirty;
         uint64_t stop_deadline_usec;
         void (*changed)(void *userdata);

@@ -164,7 +164,7 @@ bool heal_may_touch(const Agent *agent) {
 
 bool heal_is_stand_in(const TreeStatus *tree, const LogState *log) {
         static const uint8_t nobody[16];
-        bool used = log->last_index > 0 || log->base_conf.n_voters > 0;
+        bool used = log->last_index > 0 || log->base_conf.n_voters > 0 || log->damaged;
         return used && tree->applied == 0 && tree->conf.n_voters == 0 &&
                memcmp(tree->cluster, nobody, sizeof(nobody)) == 0;
 }
@@ -205,7 +205,7 @@ static bool book_is_useful(Agent *agent) {
 
 int heal_recover(Agent *agent, const char *why) {
         Heal *heal = &agent->heal;
-        const char *name = log_state(agent->log)->tree_name;
+        const char *name = log_state(agent->log)->tree_name[0] ? log_state(agent->log)->tree_name : "log";
 
         if (agent->host.switching[0] || !book_is_useful(agent)) {
                 report_say(

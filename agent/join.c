@@ -274,8 +274,8 @@ void join_called(Agent *agent, PeersCall *call, const uint8_t key[static KEY_HAS
                 return join_reply(
                         agent, call, 0, status,
                         status == RESULT_NO_MEMBER
-                                ? "this host was removed, and its id never comes back: stop its agent, move "
-                                  "the state directory away, start it and join anew"
+                                ? "this host was removed, and its id never comes back: \"treatyctl join --discard "
+                                  "TOKEN\" there begins anew"
                                 : result_status_name(status));
 
         JoinServed *served = calloc(1, sizeof(JoinServed));
@@ -341,6 +341,10 @@ static void join_failed(Agent *agent, JoinAnswer answer, const char *why) {
         join->verdict = answer;
         join->next_address++;
         bool round = join->next_address % join->token.n_addresses == 0;
+        if (join->automatic && round && strcmp(join->said, why) != 0) {
+                snprintf(join->said, sizeof(join->said), "%s", why);
+                report_say(&agent->report, LOG_WARNING, "Cannot join yet: %s. Trying again.", why);
+        }
         join->retry_usec = agent->now_usec + (join->automatic && round ? AUTO_USEC : RETRY_USEC);
 }
 
@@ -475,6 +479,7 @@ static void joined_if_known(Agent *agent) {
         if (tree_member(agent->tree, agent->host.id, &self) != 0)
                 return;
         report_say(&agent->report, LOG_NOTICE, "Joined the cluster as \"%s\".", self.name);
+        anew_done(agent);
         join_end(agent, JOIN_DONE, NULL);
 }
 
@@ -544,8 +549,10 @@ int agent_join(Agent *agent, const char *text, bool discard, JoinDone done, void
         else if (token_text_read(text, &token) < 0 || token.n_addresses == 0 || token.n_keys == 0)
                 refused = JOIN_INVALID_TOKEN;
         else if (memcmp(token.cluster, agent->tree_status.cluster, sizeof(token.cluster)) == 0 &&
-                 !agent->removed && !agent->members.out)
+                 !anew_is_due(agent))
                 refused = JOIN_ALREADY;
+        else if (discard && anew_is_due(agent))
+                refused = anew_ask(agent, text) < 0 ? JOIN_REFUSED : JOIN_RESTARTS;
         else if (!discard && !is_alone(agent))
                 refused = JOIN_ALREADY;
         else if (!discard && holds_something(agent))

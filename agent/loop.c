@@ -38,6 +38,7 @@ struct Loop {
         Key *key;
         Network network;
         Config config; /* a copy; strings are the caller's */
+        char *join;    /* the token of a join that began before this start */
         bool ready, stopping;
         int exit_status;
         char status[256];
@@ -172,6 +173,8 @@ static int turn(Loop *loop) {
                 tell_status(loop);
                 (void)sd_notify(false, "READY=1");
         }
+        if (agent_begins_anew(loop->agent))
+                end(loop, EXIT_SUCCESS);
         if (loop->stopping && agent_stopped(loop->agent))
                 end(loop, EXIT_SUCCESS);
         return 0;
@@ -420,12 +423,34 @@ static int add_agent_sources(Loop *loop) {
         return r;
 }
 
+/* "treatyctl join --discard" on a host that was removed: its token goes before Join=. */
+static int begin_anew(Loop *loop) {
+        char token[4096];
+
+        int r = anew_begin(loop->disk);
+        if (r < 0)
+                return r;
+        if (r > 0)
+                log_info("The old state was dropped: this host joins as a new one.");
+        r = anew_token(loop->disk, token);
+        if (r == -ENOENT)
+                return 0;
+        if (r < 0)
+                return r;
+        loop->config.join = loop->join = strdup(token);
+        explicit_bzero(token, sizeof(token));
+        return loop->join ? 0 : -ENOMEM;
+}
+
 static int open_state(Loop *loop) {
         const char *directory = loop->config.state_dir;
 
         int r = disk_open_directory(&loop->disk, directory);
         if (r < 0)
                 return log_error_errno(r, "The state directory %s cannot be opened", directory);
+        r = begin_anew(loop);
+        if (r < 0)
+                return log_error_errno(r, "The old state in %s cannot be dropped", directory);
         r = key_load_or_create(&loop->key, directory);
         if (r < 0)
                 return log_error_errno(r, "The host's key in %s cannot be loaded", directory);
@@ -495,6 +520,7 @@ Loop *loop_free(Loop *loop) {
         sd_event_source_unref(loop->tree);
         sd_event_source_unref(loop->addresses);
         sd_event_unref(loop->event);
+        free(loop->join);
         free(loop);
         return NULL;
 }

@@ -157,7 +157,7 @@ static int open_host_file(Agent *agent) {
                 report_say(
                         &agent->report, LOG_ERR,
                         "The state directory was made on another machine (its machine-id differs): refusing to start "
-                        "as its double. Move the state directory away and join the cluster anew.");
+                        "as its double. Empty the state directory, start the agent and join: \"treatyctl join -\".");
                 return -ESTALE;
         }
 
@@ -379,13 +379,10 @@ static int finish_switch(Agent *agent) {
 }
 
 /* A log that was in use names its tree. One that does not lost its beginning: founding a cluster on top of
- * it would be a second life beside the first. */
-static int refuse_lost_tree(Agent *agent) {
-        report_say(
-                &agent->report, LOG_ERR,
-                "The log is damaged and does not say which tree file is in force. Move the state directory away and "
-                "join the cluster anew.");
-        return -EBADMSG;
+ * it would be a second life beside the first. What others have is fetched, as when the file is lost. */
+static int replace_lost_tree(Agent *agent) {
+        SIM_SEEN("start: the log names no tree");
+        return heal_recover(agent, "is damaged and does not say which tree file is in force");
 }
 
 /* The operator gives up what only this log had. A vote may be among it, so the term that is known is spent.
@@ -429,7 +426,7 @@ int hall_recover(Agent *agent) {
         if (log_state(agent->log)->tree_name[0])
                 r = open_existing_tree(agent);
         else if (agent->damaged || log_state(agent->log)->last_index > 0)
-                r = refuse_lost_tree(agent);
+                r = replace_lost_tree(agent);
         else
                 r = hall_new_tree(agent, !agent->options.join);
         if (r < 0)

@@ -31,6 +31,9 @@ typedef struct AgentOptions {
 
 /* 0; -ESTALE: state of another machine; -EBUSY: another agent runs on it; -EPROTONOSUPPORT: written by a
  * newer treaty; other -errno. Every cause is said through the report. */
+/* At start, before anything else is read: 1, all state was dropped as a join wished; 0. */
+int anew_begin(Disk *disk);
+int anew_token(Disk *disk, char to[static 4096]); /* by which to join then; -ENOENT */
 int agent_new(Agent **ret, const AgentOptions *options);
 /* As it ends: clean = what is open is stored and marked; else as kill -9. Callbacks: ANSWER_STOPPING to all.
  */

@@ -40,6 +40,7 @@ static const struct {
         {OURS "NotEmpty", ENOTEMPTY},
         {OURS "AlreadyMember", EALREADY},
         {OURS "NameTaken", ENOTUNIQ},
+        {OURS "Restarting", ERESTART},
         {OURS "Unreachable", EHOSTUNREACH},
         {OURS "LastVoter", EPERM},
         {BUS "AccessDenied", EACCES},

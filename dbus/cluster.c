@@ -296,7 +296,7 @@ static const char *join_text(JoinAnswer answer) {
                 return "The tree of this host holds entries, which joining would discard; allow it with \"treatyctl join "
                        "--discard\".";
         case JOIN_ALREADY:
-                return "This host is a member of a cluster with others already.";
+                return "This host is a member of a cluster with others already; to leave it, remove it there first (\"treatyctl remove\").";
         case JOIN_NAME_TAKEN:
                 return "Another member has this host's name; rename one of them.";
         case JOIN_UNREACHABLE:
@@ -307,6 +307,8 @@ static const char *join_text(JoinAnswer answer) {
                 return "The cluster refused this host.";
         case JOIN_BUSY:
                 return "This host is joining already.";
+        case JOIN_RESTARTS:
+                return "The agent drops its old state, restarts, and joins by this token; see \"treatyctl status\".";
         }
         assert(!"unreachable");
         return NULL;

@@ -26,6 +26,7 @@ static const sd_bus_error_map error_map[] = {
         SD_BUS_ERROR_MAP(ERROR_NO_SUCH_ENTRY, ENOENT),
         SD_BUS_ERROR_MAP(ERROR_NO_SUCH_MEMBER, ENXIO),
         SD_BUS_ERROR_MAP(ERROR_NO_SUCH_SERVICE, ENOENT),
+        SD_BUS_ERROR_MAP(ERROR_RESTARTING, ERESTART),
         SD_BUS_ERROR_MAP(ERROR_SESSION_LOST, EAGAIN),
         SD_BUS_ERROR_MAP(ERROR_STOPPING, ESHUTDOWN),
         SD_BUS_ERROR_MAP(ERROR_TIMEOUT, ETIMEDOUT),
@@ -162,6 +163,8 @@ const char *error_of_join(JoinAnswer answer) {
                 return SD_BUS_ERROR_ACCESS_DENIED;
         case JOIN_BUSY:
                 return ERROR_BUSY;
+        case JOIN_RESTARTS:
+                return ERROR_RESTARTING;
         }
         return SD_BUS_ERROR_FAILED;
 }

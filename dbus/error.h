@@ -29,6 +29,7 @@
 #define ERROR_NO_SUCH_ENTRY   ERROR_PREFIX "NoSuchEntry"
 #define ERROR_NO_SUCH_MEMBER  ERROR_PREFIX "NoSuchMember"
 #define ERROR_NO_SUCH_SERVICE ERROR_PREFIX "NoSuchService"
+#define ERROR_RESTARTING      ERROR_PREFIX "Restarting"
 #define ERROR_SESSION_LOST    ERROR_PREFIX "SessionLost"
 #define ERROR_STOPPING        ERROR_PREFIX "Stopping"
 #define ERROR_TIMEOUT         ERROR_PREFIX "Timeout"

@@ -219,6 +219,7 @@ ExitCode verb_token(Ctl *ctl) {
 
 /* A peer may be slow to answer, and a tree long to fetch. */
 #define JOIN_TIMEOUT_USEC (60 * USEC_PER_SEC)
+#define JOIN_LOOK_USEC    (200 * USEC_PER_MSEC)
 #define TOKEN_BYTES_MAX   16384
 
 /* The token from the command line, or ("-") the first line of standard input, where other users do not see
@@ -234,18 +235,52 @@ static char *read_token(const char *arg) {
         return strdup(line);
 }
 
+/* The process list shows arguments to everybody: from here on it shows none. Who looked before has it. */
+static void hide_token(const char *arg) {
+        if (strcmp(arg, "-") != 0)
+                memset((char *)arg, '*', strlen(arg));
+}
+
+/* The agent drops what it was, starts again, and joins by itself. */
+static int wait_joined(Ctl *ctl, char **ret_cluster) {
+        for (unsigned i = 0; i < JOIN_TIMEOUT_USEC / JOIN_LOOK_USEC; i++) {
+                _cleanup_(treaty_status_freep) treaty_status *status = NULL;
+                (void)usleep(JOIN_LOOK_USEC);
+                if (treaty_get_status(ctl->agent, &status) < 0 || strcmp(status->state, "joining") == 0 ||
+                    strcmp(status->state, "removed") == 0 || strcmp(status->state, "quarantined") == 0)
+                        continue;
+                *ret_cluster = strdup(status->cluster_id);
+                return *ret_cluster ? 0 : -ENOMEM;
+        }
+        return -ETIMEDOUT;
+}
+
 ExitCode verb_join(Ctl *ctl) {
         _cleanup_(freep) char *token = read_token(ctl->cl->args[0]), *cluster = NULL;
+        hide_token(ctl->cl->args[0]);
         int r = token ? ctl_connect(ctl, JOIN_TIMEOUT_USEC) : -ENOMEM;
 
         if (r >= 0)
                 r = treaty_join(ctl->agent, token, cmdline_given(ctl->cl, OPTION_DISCARD), &cluster);
+        if (r == -ERESTART) {
+                r = wait_joined(ctl, &cluster);
+                if (r == -ETIMEDOUT)
+                        return ctl_complain(
+                                EXIT_ERROR,
+                                "The agent dropped its old state, but has not joined within a minute. It "
+                                "goes on trying: \"journalctl -u treatyd.service\" says why not. With "
+                                "another token: treatyctl join -");
+        }
         if (r < 0) {
                 ExitCode code = ctl_fail(ctl, r, "join", "");
                 if (r == -ENOTEMPTY)
                         fprintf(stderr,
                                 "treatyctl: to give up what the tree of this host holds: treatyctl join "
                                 "--discard TOKEN\n");
+                else if (r == -ENOTUNIQ)
+                        fprintf(stderr,
+                                "treatyctl: if that is this host as it was before: on a member, treatyctl remove "
+                                "NAME; then join again\n");
                 return code;
         }
         if (ctl->output.json != JSON_OFF) {

@@ -20,6 +20,7 @@
  *      image H | restore H                 of a host that is down: its disk is copied, comes back
  *      wipe H                              of a host that is down: its state directory is moved away
  *      rot H                               of a host that is down: bytes in the middle of its log flip
+ *      rot-log H                           … and all of its log
  *      rot-tree H | lose-tree H            of a host that is down: its tree file's head flips, is gone
  *      diverge H PATH                      its tree goes back to what PATH held before, and nothing shows
  *      accept H                            starts it, and its log is taken as it is, damaged or not
@@ -346,6 +347,7 @@ static void joined(JoinAnswer answer, const char *why, void *userdata) {
                 [JOIN_TOKEN_USED] = "TokenUsed",
                 [JOIN_NOT_EMPTY] = "NotEmpty",
                 [JOIN_ALREADY] = "Already",
+                [JOIN_RESTARTS] = "Restarts",
                 [JOIN_NAME_TAKEN] = "NameTaken",
                 [JOIN_UNREACHABLE] = "Unreachable",
                 [JOIN_TIMEOUT] = "Timeout",
@@ -770,6 +772,22 @@ static void rot(SimHost *host) {
         world.may_rot = true;
 }
 
+/* Nothing in the log can be read any more. */
+static int rot_segment(const char *name, void *userdata) {
+        SimHost *host = userdata;
+        if (strncmp(name, "log-", 4) == 0)
+                for (uint64_t at = 0, end = simdisk_size_of(host->disk, name); at < end; at += 8)
+                        (void)simdisk_flip(host->disk, name, at, 0x5a);
+        return 0;
+}
+
+static void rot_log(SimHost *host) {
+        Disk *disk = simdisk_disk(host->disk);
+        (void)disk->ops->list(disk, rot_segment, host);
+        promise_forgive(host);
+        world.may_rot = true;
+}
+
 /* The tree file of a host: a real one, also in a story. */
 static void rot_tree(SimHost *host, bool lose) {
         DIR *directory = opendir(host->directory);
@@ -901,6 +919,8 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 host->accept_damage = false;
         } else if (strcmp(verb, "rot") == 0 && !up)
                 rot(host);
+        else if (strcmp(verb, "rot-log") == 0 && !up)
+                rot_log(host);
         else if (strcmp(verb, "rot-tree") == 0 && !up)
                 rot_tree(host, false);
         else if (strcmp(verb, "lose-tree") == 0 && !up)
@@ -1000,8 +1020,8 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 
 static bool run(char *line) {
         static const char *const to_each[] = {
-                "show",   "start", "stop",     "kill",      "powercut", "image", "restore", "wipe", "rot",
-                "accept", "found", "rot-tree", "lose-tree", "full",     "room",  "unwatch", NULL};
+                "show",   "start", "stop",    "kill",     "powercut",  "image", "restore", "wipe",    "rot",
+                "accept", "found", "rot-log", "rot-tree", "lose-tree", "full",  "room",    "unwatch", NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;

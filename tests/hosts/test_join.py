@@ -2,6 +2,7 @@
 #
 # The tests of this file share a lab of their own and tell one story in order: hosts that were each a cluster of one
 # become a cluster of three; then one is removed, one forgets who it was, one is cloned. They run as they stand.
+import json
 import os
 import re
 import shutil
@@ -300,3 +301,80 @@ def test_a_removed_member_stays_out(lab, three):
     time.sleep(2)
     with Bus(h3) as bus:
         assert bus.get("/without/h3") is None
+
+
+def state_of(host):
+    done = host.run("treatyctl", "status", "--json=short", check=False)
+    return json.loads(done.stdout)["state"] if done.stdout.strip() else None
+
+
+def begin_anew(host, member):
+    """What the messages say: remove it there, make a token there, and join anew here. The secret goes over stdin."""
+    if any(m["name"] == host.name for m in cluster.members(member)):
+        member.run("treatyctl", "remove", host.name)
+    before = host.run("cat", "/var/lib/treaty/host").stdout
+    host.run("sh", "-c", f"echo {cluster.token(member)} | treatyctl join --discard -", timeout=90)
+    after = host.run("cat", "/var/lib/treaty/host").stdout
+    assert re.search("HostId=.*", before).group() != re.search("HostId=.*", after).group()
+
+
+def test_a_removed_member_begins_anew_under_its_name(lab, three):
+    h1, h2, h3 = three
+    pid = main_pid(h3)
+    begin_anew(h3, h1)
+    cluster.wait_formed(three)
+    assert main_pid(h3) != pid
+    assert h3.run("sh", "-c", "ls /var/lib/treaty | grep -cE '^(anew|join)'", check=False).stdout.strip() == "0"
+    with Bus(h3) as bus:
+        assert bus.call("Tree.Get", "/without/h3", 1, {})[0] in (b"h1", b"h2")
+        assert bus.set("/from/h3", "again") > 0
+
+
+def test_yesterdays_state_is_quarantined(lab, three):
+    """The state directory of two starts ago: the others know better, and the host learns it, for good."""
+    h1, h2, h3 = three
+    h3.run("systemctl", "stop", "treatyd.service")
+    h3.run("cp", "-a", "/var/lib/treaty", "/var/lib/treaty.old")
+    for _ in range(2):
+        h3.run("systemctl", "restart", "treatyd.service")
+        cluster.wait_formed(three)
+        with Bus(h3) as bus:
+            bus.set("/given", "word")
+    for host in (h1, h2):  # who greeted it is gone; the tree knows
+        host.run("systemctl", "restart", "treatyd.service")
+        cluster.wait_formed(three)
+    h3.run("systemctl", "stop", "treatyd.service")
+    h3.run("sh", "-c", "rm -r /var/lib/treaty && mv /var/lib/treaty.old /var/lib/treaty")
+    for _ in range(4):  # its number rises past the known one, and that helps nothing
+        h3.run("systemctl", "restart", "treatyd.service")
+        until(lambda: state_of(h3) == "quarantined", 15, "h3 to be quarantined")
+    assert "treatyctl join --discard" in h3.journal("-u", "treatyd.service", "--grep=set back")
+    with Bus(h1) as bus, Bus(h3) as old:
+        assert bus.set("/without/yesterday", "x") > 0
+        assert old.get("/without/h3") is not None and old.get("/without/yesterday") is None
+        with pytest.raises(BusError):
+            old.set("/from/yesterday", "x", timeout=3)
+    begin_anew(h3, h1)
+    cluster.wait_formed(three)
+    assert state_of(h3) == "running"
+
+
+def test_a_wiped_host_joins_by_a_credential(lab, three):
+    """All is lost, the name stays. Without the credential the unit starts as well: all the tests before show it."""
+    h1, h2, h3 = three
+    h1.run("treatyctl", "remove", "h3")
+    h3.run("systemctl", "stop", "treatyd.service")
+    h3.run("sh", "-c", "rm -rf /var/lib/treaty/* && install -d -m 0700 /etc/credstore && "
+                       f"(umask 077; echo {cluster.token(h1)} > /etc/credstore/treaty.join)")
+    h3.run("systemctl", "start", "treatyd.service")
+    cluster.wait_formed(three)
+    h3.run("rm", "/etc/credstore/treaty.join")
+
+
+def test_a_token_leaves_the_command_line(lab, three):
+    h1, h2, h3 = three
+    token = "treaty1-" + "A" * 200
+    shown = h3.run("sh", "-c", f"systemctl kill -s STOP treatyd.service; timeout 5 treatyctl join {token} & sleep 2; "
+                               "pgrep -a treatyctl; systemctl kill -s CONT treatyd.service; wait", check=False).stdout
+    assert "treatyctl join ****" in shown and token not in shown
+    cluster.wait_formed(three)
