@@ -277,10 +277,15 @@ static bool follow_fresh(const Agent *agent) {
                agent->now_usec - agent->leader_heard_usec < 2 * agent->options.election_usec;
 }
 
+/* Up to here. After a start the tree may know more than the core, which hears of commits from a leader. */
+static uint64_t may_serve(const Agent *agent) {
+        return MIN(agent->raft_status.commit, agent->tree_status.applied);
+}
+
 /* Collects entries behind follower->next: borrowed from the core's memory, else read back (one reference
  * each). */
 static uint32_t collect(Agent *agent, uint64_t from, Entry **entries, bool *ret_gone) {
-        uint64_t commit = MIN(agent->raft_status.commit, agent->tree_status.applied);
+        uint64_t commit = may_serve(agent);
         uint32_t n = 0;
         size_t bytes = 0;
 
@@ -350,7 +355,7 @@ void follow_serve(Agent *agent) {
         if (!follower->full)
                 serve(follower);
         for (follower = follow->followers; follower; follower = follower->next_follower)
-                if (!follower->full && follower->next <= agent->tree_status.applied)
+                if (!follower->full && follower->next <= may_serve(agent))
                         agent->again = true;
 }
 

@@ -430,7 +430,8 @@ typedef struct Connection {
 
 typedef struct Members {
         Connection *connections;
-        bool dirty;     /* targets have to be set anew */
+        bool dirty;     /* other members: targets have to be set anew, and the address book */
+        bool redial;    /* another role: only the targets */
         bool own_dirty; /* own row may be out of date */
         bool listening;
         uint64_t listen_said_usec;

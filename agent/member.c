@@ -198,7 +198,7 @@ static void set_targets(Agent *agent) {
         if (r == 0)
                 r = agent->outside.set_targets(agent->outside.userdata, targets.list, targets.n);
         if (r >= 0)
-                members->dirty = false;
+                members->dirty = members->redial = false;
         free(targets.list);
         free(targets.members);
 }
@@ -261,10 +261,10 @@ void members_work(Agent *agent) {
         Members *members = &agent->members;
         bool any = false;
 
-        if (members->dirty) {
+        if (members->dirty)
                 book_note(agent);
+        if (members->dirty || members->redial)
                 set_targets(agent);
-        }
         listen_if_wanted(agent);
         quarantine_work(agent);
         update_own_row(agent);

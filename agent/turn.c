@@ -231,7 +231,7 @@ static void role_changed(Agent *agent) {
         struct RoleTold *told = &agent->role_told;
 
         agent->status_dirty = true;
-        agent->members.dirty = true;
+        agent->members.redial = true;
         if (status->role != told->role || status->term != told->term || status->leader != told->leader)
                 report_say(&agent->report, LOG_INFO, "Term %llu: %s, leader %016llx.",
                            (unsigned long long)status->term, raft_role_name(status->role),
@@ -437,7 +437,7 @@ static void leave_full_disk(Agent *agent) {
 }
 
 static void work_duties(Agent *agent) {
-        if (agent->now_usec < agent->duty_usec && !agent->members.dirty)
+        if (agent->now_usec < agent->duty_usec && !agent->members.dirty && !agent->members.redial)
                 return;
         agent->duty_usec = agent->now_usec + DUTY_USEC;
         sessions_work(agent);

@@ -172,7 +172,8 @@ static uint64_t file_size(const Walk *walk) {
 /* Is there, in the open file from `offset` on, an anchor that proves record number + 1 durable? */
 static int prove(Walk *walk, uint64_t offset, bool *ret) {
         Recovery *recovery = walk->recovery;
-        for (uint64_t at = offset; at + HEADER_BYTES <= file_size(walk); at += 8) {
+        for (uint64_t at = offset; at + HEADER_BYTES <= file_size(walk);
+             at = window_likely(&walk->window, at + 8)) {
                 Record record;
                 Anchor anchor;
                 int r = window_anchor(&walk->window, recovery->segments[walk->at].number, at, &record,
@@ -242,7 +243,7 @@ static int salvage_file(Walk *walk, uint64_t offset) {
                 if (r < 0)
                         return r;
                 if (r != 0 || (walk->recovery->log_id != 0 && anchor.log_id != walk->recovery->log_id)) {
-                        offset += 8;
+                        offset = window_likely(&walk->window, offset + 8);
                         continue;
                 }
                 r = salvage_run(walk, &offset, anchor.chain);

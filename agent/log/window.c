@@ -139,14 +139,28 @@ int window_record(Window *window, uint64_t offset, uint32_t chain, Record *ret) 
         return record_check(bytes, ret->size, chain) ? 0 : RECORD_BROKEN;
 }
 
+static bool is_anchor(uint8_t kind) {
+        return kind == RECORD_HEADER || kind == RECORD_SEGMENT;
+}
+
+/* Most of a segment's end are zeros. */
+uint64_t window_likely(const Window *window, uint64_t offset) {
+        const Buffer *buffer = &window->buffer;
+        if (offset < window->start)
+                return offset;
+        while (offset + RECORD_FRAME <= window->start + buffer->size &&
+               !is_anchor(buffer->data[offset - window->start + 8]))
+                offset += 8;
+        return offset;
+}
+
 int window_anchor(Window *window, uint64_t segment, uint64_t offset, Record *ret, Anchor *ret_anchor) {
-        /* First what is cheap: this is asked at every eighth byte of a segment. */
+        /* First what is cheap: this is asked at many places of a segment. */
         const uint8_t *bytes;
         int r = window_get(window, offset, RECORD_FRAME, &bytes);
         if (r != 0)
                 return r < 0 ? r : RECORD_BROKEN;
-        if ((bytes[8] != RECORD_HEADER && bytes[8] != RECORD_SEGMENT) ||
-            bytes_get_u32(bytes + 4) > ANCHOR_MAX)
+        if (!is_anchor(bytes[8]) || bytes_get_u32(bytes + 4) > ANCHOR_MAX)
                 return RECORD_BROKEN;
 
         r = window_view(window, offset, &bytes, ret);

@@ -88,8 +88,13 @@ static void image_resize(Buffer *image, uint64_t size) {
 }
 
 static void image_write(Buffer *image, const void *data, size_t size, uint64_t offset) {
-        if (offset + size > image->size)
-                image_resize(image, offset + size);
+        if (offset > image->size)
+                image_resize(image, offset);
+        if (offset + size > image->size) {
+                int r = buffer_reserve(image, offset + size - image->size);
+                assert(r == 0);
+                image->size = offset + size;
+        }
         if (size > 0)
                 memcpy(image->data + offset, data, size);
 }

@@ -154,11 +154,11 @@ struct sqlite3_stmt {
         bool busy;
         MapNode *root; /* what it looks at: later changes do not disturb it */
         MapItem *item;
-        MapWalk walk;
-        Key high;
         size_t head; /* of a key: table and kind */
         uint64_t n_steps;
         uint64_t answer; /* of those that are about all of a range */
+        MapWalk walk;    /* these two are large, and begun anew with each range */
+        Key high;
 };
 
 static Bytes key_bytes(const Key *key) {
@@ -437,7 +437,9 @@ static void range_begin(sqlite3_stmt *s) {
         s->root = map_ref(seen_by(s->db)->root);
         key_begin(&s->high, s);
         s->head = s->high.size;
-        Key low = s->high;
+        Key low;
+        low.size = s->head;
+        memcpy(low.bytes, s->high.bytes, s->head);
         if (s->meaning->action != DO_COUNT)
                 key_add(&low, s, s->meaning->kind);
         map_walk(&s->walk, s->root, key_bytes(&low),
@@ -627,12 +629,13 @@ static const Meaning *meaning_of(const char *text) {
 
 int sqlite3_prepare_v3(sqlite3 *db, const char *text, int size, unsigned flags, sqlite3_stmt **ret,
                        const char **ret_tail) {
-        sqlite3_stmt *s = calloc(1, sizeof(sqlite3_stmt));
+        sqlite3_stmt *s = malloc(sizeof(sqlite3_stmt));
         assert(s);
+        memset(s, 0, offsetof(sqlite3_stmt, walk));
         s->db = db;
         s->meaning = meaning_of(text);
         if (s->meaning->action == DO_PRAGMA)
-                snprintf(s->pragma, sizeof(s->pragma), "%s", text + 7);
+                memccpy(s->pragma, text + 7, 0, sizeof(s->pragma) - 1);
         *ret = s;
         return SQLITE_OK;
 }
@@ -715,6 +718,14 @@ int sqlite3_step(sqlite3_stmt *s) {
         return rc;
 }
 
+/* As far as it goes; its length. */
+static size_t word(const char *text, char to[static 32]) {
+        size_t n = MIN(strspn(text, "-_abcdefghijklmnopqrstuvwxyz0123456789"), (size_t)31);
+        memcpy(to, text, n);
+        to[n] = 0;
+        return n;
+}
+
 int sqlite3_exec(sqlite3 *db, const char *text, int (*each)(void *, int, char **, char **), void *userdata,
                  char **ret_error) {
         if (strncmp(text, "CREATE ", 7) == 0)
@@ -726,7 +737,7 @@ int sqlite3_exec(sqlite3 *db, const char *text, int (*each)(void *, int, char **
         }
         char name[32], value[32];
         for (const char *at = text; (at = strstr(at, "PRAGMA ")); at += 7)
-                if (sscanf(at + 7, "%31[a-z_]=%31[-a-z0-9]", name, value) == 2)
+                if (at[7 + word(at + 7, name)] == '=' && word(strchr(at, '=') + 1, value) > 0)
                         pragma_set(db, name, value);
         return SQLITE_OK;
 }

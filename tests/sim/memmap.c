@@ -3,9 +3,12 @@
 #include <string.h>
 #include <xxhash.h>
 
+/* Its first 16 bytes, as a number that compares as they do. */
+typedef unsigned __int128 Prefix;
+
 struct MapNode {
         unsigned refs;
-        uint64_t prefix; /* of the key: most comparisons end here, without a look at the item */
+        Prefix prefix; /* of the key: most comparisons end here, without a look at the item */
         MapNode *left, *right;
         MapItem *item;
 };
@@ -67,16 +70,14 @@ static int compare(Bytes a, Bytes b) {
         return c != 0 ? c : (a.size > b.size) - (a.size < b.size);
 }
 
-static uint64_t prefix_of(Bytes key) {
-        uint8_t first[8] = {};
-        uint64_t v;
+static Prefix prefix_of(Bytes key) {
+        uint64_t first[2] = {};
         memcpy(first, key.data, MIN(key.size, sizeof(first)));
-        memcpy(&v, first, sizeof(v));
-        return __builtin_bswap64(v);
+        return (Prefix)__builtin_bswap64(first[0]) << 64 | __builtin_bswap64(first[1]);
 }
 
 /* Of a key, whose prefix is known, with a node's. */
-static inline int compare_node(Bytes key, uint64_t prefix, const MapNode *node) {
+static inline int compare_node(Bytes key, Prefix prefix, const MapNode *node) {
         if (prefix != node->prefix)
                 return prefix < node->prefix ? -1 : 1;
         return compare(key, map_item_key(node->item));
@@ -124,7 +125,7 @@ static bool goes_before(const MapItem *a, const MapItem *b) {
                                           : compare(map_item_key(a), map_item_key(b)) < 0;
 }
 
-static MapNode *put(MapNode *node, MapItem *item, uint64_t prefix) {
+static MapNode *put(MapNode *node, MapItem *item, Prefix prefix) {
         if (!node)
                 return node_new(item, NULL, NULL);
         node = node_own(node);
@@ -165,10 +166,10 @@ static MapNode *merge(MapNode *a, MapNode *b) {
         return b;
 }
 
-MapNode *map_delete(MapNode *node, Bytes key) {
+static MapNode *delete (MapNode *node, Bytes key, Prefix prefix) {
         if (!node)
                 return NULL;
-        int c = compare(key, map_item_key(node->item));
+        int c = compare_node(key, prefix, node);
         if (c == 0) {
                 MapNode *rest = merge(map_ref(node->left), map_ref(node->right));
                 map_unref(node);
@@ -176,14 +177,18 @@ MapNode *map_delete(MapNode *node, Bytes key) {
         }
         node = node_own(node);
         if (c < 0)
-                node->left = map_delete(node->left, key);
+                node->left = delete (node->left, key, prefix);
         else
-                node->right = map_delete(node->right, key);
+                node->right = delete (node->right, key, prefix);
         return node;
 }
 
+MapNode *map_delete(MapNode *root, Bytes key) {
+        return delete (root, key, prefix_of(key));
+}
+
 MapItem *map_find(const MapNode *node, Bytes key) {
-        uint64_t prefix = prefix_of(key);
+        Prefix prefix = prefix_of(key);
         while (node) {
                 int c = compare_node(key, prefix, node);
                 if (c == 0)
@@ -195,7 +200,7 @@ MapItem *map_find(const MapNode *node, Bytes key) {
 
 MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
         MapItem *best = NULL;
-        uint64_t prefix = prefix_of(to);
+        Prefix prefix = prefix_of(to);
         while (node) {
                 int c = -compare_node(to, prefix, node);
                 if (c < 0 || (c == 0 && inclusive)) {
@@ -214,7 +219,7 @@ static void walk_push(MapWalk *walk, const MapNode *node) {
 
 /* Invariant: on the path lie those that come next, the nearest on top. */
 void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
-        uint64_t prefix = prefix_of(from);
+        Prefix prefix = prefix_of(from);
         walk->n = 0;
         while (node) {
                 int c = -compare_node(from, prefix, node);
