@@ -22,12 +22,10 @@
 #include <systemd/sd-id128.h>
 #include "agent/journal.h"
 #include "error.h"
+#include "fdrecord.h"
 #include "store.h"
 
 #define TAG_PREFIX     "fd:"
-#define NAME_PREFIX    "own-"
-#define HEX            32
-#define RECORD_BYTES   (LIMIT_PATH_BYTES + 1 + LIMIT_SERVICE_BYTES)
 #define OWN_AGAIN_USEC (5 * USEC_PER_SEC)
 #define RECONCILE_USEC (10 * USEC_PER_SEC)
 #define ADOPT_TIMEOUT  (60 * USEC_PER_SEC)
@@ -41,7 +39,7 @@ typedef struct Owning {
 struct Registration {
         Bus *bus;
         User *user;
-        char hex[HEX + 1];
+        char hex[FD_HEX + 1];
         char *path;
         Buffer value;
         int fd;         /* ours */
@@ -92,7 +90,7 @@ static void registration_end(Registration *reg) {
         char text[48];
 
         if (reg->stored) {
-                int r = store_remove(with_prefix(NAME_PREFIX, reg->hex, text));
+                int r = store_remove(with_prefix(FD_NAME_PREFIX, reg->hex, text));
                 if (r < 0)
                         log_debug("The fd store keeps %s: %s", text, strerror(-r));
         }
@@ -168,7 +166,7 @@ static int make_pair(Registration *reg) {
 static void keep_over_restart(Registration *reg) {
         char name[48];
 
-        int r = store_put(with_prefix(NAME_PREFIX, reg->hex, name), reg->fd);
+        int r = store_put(with_prefix(FD_NAME_PREFIX, reg->hex, name), reg->fd);
         if (r < 0)
                 log_warning_errno(
                         r, "%s will not outlive a restart of this agent: the fd store does not take it",
@@ -288,19 +286,6 @@ static void own_again(Registration *reg) {
 }
 
 /* Path and value, as make_pair() left them. */
-static int read_record(int fd, char *to, size_t size, Bytes *ret_value) {
-        ssize_t n = recv(fd, to, size, MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
-        if (n < 0)
-                return -errno;
-        if (n == 0 || (size_t)n > size)
-                return -EBADMSG;
-        const char *end = memchr(to, 0, (size_t)n);
-        if (!end || path_check_entry(to) != PATH_OK)
-                return -EBADMSG;
-        *ret_value = BYTES(end + 1, to + n - (end + 1));
-        return 0;
-}
-
 static bool has_registration(Bus *bus, const char *hex) {
         Registration *reg;
 
@@ -308,22 +293,24 @@ static bool has_registration(Bus *bus, const char *hex) {
         return reg != NULL;
 }
 
-static bool hex_is_valid(const char *hex) {
-        return strlen(hex) == HEX && strspn(hex, "0123456789abcdef") == HEX;
-}
-
 static int adopt(Bus *bus, const char *name, int fd) {
-        char record[RECORD_BYTES];
+        char record[FD_RECORD_BYTES];
         Registration *reg;
+        const char *path;
         Bytes value;
 
-        const char *hex = name + strlen(NAME_PREFIX);
-        if (!hex_is_valid(hex) || has_registration(bus, hex) || bus->n_registrations >= LIMIT_OWNED)
+        const char *hex = fd_name_read(name);
+        if (!hex || has_registration(bus, hex) || bus->n_registrations >= LIMIT_OWNED)
                 return -EINVAL;
-        int r = read_record(fd, record, sizeof(record), &value);
+        ssize_t n = recv(fd, record, sizeof(record), MSG_PEEK | MSG_DONTWAIT | MSG_TRUNC);
+        if (n < 0)
+                return -errno;
+        if ((size_t)n > sizeof(record))
+                return -EBADMSG;
+        int r = fd_record_read(BYTES(record, (size_t)n), &path, &value);
         if (r < 0)
                 return r;
-        r = registration_new(bus, 0, hex, record, value, &reg);
+        r = registration_new(bus, 0, hex, path, value, &reg);
         if (r < 0)
                 return r;
         reg->stored = true;
@@ -359,7 +346,7 @@ int bus_adopt_fds(Bus *bus) {
         if (n < 0)
                 return n;
         for (int i = 0; i < n; i++) {
-                if (strncmp(names[i], NAME_PREFIX, strlen(NAME_PREFIX)) != 0)
+                if (strncmp(names[i], FD_NAME_PREFIX, strlen(FD_NAME_PREFIX)) != 0)
                         continue;
                 int r = adopt(bus, names[i], SD_LISTEN_FDS_START + i);
                 if (r < 0) {
@@ -386,7 +373,7 @@ static int find_orphan(const char *path, const char *tag, void *userdata) {
         Orphans *orphans = userdata;
         size_t prefix = strlen(TAG_PREFIX);
 
-        if (strncmp(tag, TAG_PREFIX, prefix) != 0 || !hex_is_valid(tag + prefix) ||
+        if (strncmp(tag, TAG_PREFIX, prefix) != 0 || !fd_hex_is_valid(tag + prefix) ||
             orphans->n >= LIMIT_OWNED || has_registration(orphans->bus, tag + prefix))
                 return 0;
         void *more = realloc(orphans->tags, (orphans->n + 1) * sizeof(orphans->tags[0]));

@@ -1,5 +1,6 @@
 /* What programs say on the bus beyond what sd-bus checks: options of a call, ids of requests; and what other
- * hosts left in the tree: the JSON of an instance. The first byte chooses. */
+ * hosts left in the tree: the JSON of an instance; and what an earlier process left in the fd store: names
+ * and packets of kept fds. The first byte chooses. */
 #include "fuzz.h"
 
 #include <errno.h>
@@ -7,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 #include "dbus/error.h"
+#include "dbus/fdrecord.h"
 #include "dbus/instance.h"
 #include "dbus/options.h"
 
@@ -107,9 +109,41 @@ static void poke_options(FuzzReader in) {
         sd_bus_message_unref(m);
 }
 
+static void poke_fd_name(FuzzReader in) {
+        char name[100];
+        text_of(in, name, sizeof(name));
+        const char *hex = fd_name_read(name);
+        if (hex)
+                must(strlen(hex) == FD_HEX && strlen(name) == FD_HEX + strlen(FD_NAME_PREFIX));
+}
+
+static void poke_fd_record(FuzzReader in) {
+        /* Exactly as large as it is, so that a sanitizer sees what lies behind it. */
+        char *packet = malloc(in.size + !in.size);
+        const char *path;
+        Bytes value;
+        must(packet);
+        memcpy(packet, in.size > 0 ? (const char *)in.data : "", in.size);
+        if (fd_record_read(BYTES(packet, in.size), &path, &value) == 0) {
+                must(path == packet && path[0] == '/' && strlen(path) <= LIMIT_PATH_BYTES);
+                must(strlen(path) + 1 + value.size == in.size);
+                fuzz_touch(value.data, value.size);
+        }
+        free(packet);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         FuzzReader in = {data, size};
-        switch (fuzz_u8(&in) % 3) {
+        uint8_t which = fuzz_u8(&in);
+        if (which == 'N') {
+                poke_fd_name(in);
+                return 0;
+        }
+        if (which == 'R') {
+                poke_fd_record(in);
+                return 0;
+        }
+        switch (which % 3) {
         case 0:
                 poke_instance(in);
                 break;
@@ -140,6 +174,11 @@ void fuzz_seeds(FuzzSeed seed) {
              "\1"
              "00000000000000ff.18446744073709551615",
              38);
+        seed("fd-name", "Nown-0123456789abcdef0123456789abcdef", 37);
+        seed("fd-record",
+             "R/services/web/h1\0"
+             "value",
+             23);
         static const uint8_t options[] = {2, 0, 1, 8, 2, 16, 3, 24, 32, 40, 128, 200, 250, 56, 0, 0};
         seed("options", options, sizeof(options));
         static const uint8_t pairs[] = {2, 40, 24, 16, 9, 9, 0, 4};
