@@ -10,6 +10,7 @@
 
 #include <string.h>
 
+#define DIVERGED_ID   "5e0d6c1f7a924d3b8c4e9b2f61a7d804" /* units/treaty.catalog */
 #define CHECK_ENTRIES 10000u
 #define CHECK_USEC    (60 * USEC_PER_SEC)
 #define AGAIN_USEC    (10 * USEC_PER_SEC)  /* a proposal that came to nothing */
@@ -130,8 +131,8 @@ static void compare(Agent *agent, const CheckReport *own) {
                         return;
                 checks->alarm_index = own->index;
                 checks->alarm = agent->status_dirty = true;
-                report_say(
-                        &agent->report, LOG_ALERT,
+                report_alarm(
+                        &agent->report, DIVERGED_ID,
                         "The voters' trees differ at index %llu and no two majorities agree: nobody can tell which is right. "
                         "Nothing is changed. Compare the hosts (\"treatyctl list\" on each), decide on one, and let the "
                         "others join anew.",

@@ -86,6 +86,10 @@ static void say(void *userdata, int level, const char *text) {
         journal_write(level, 0, NULL, NULL, "%s", text);
 }
 
+static void alarm_person(void *userdata, const char *message_id, const char *text) {
+        journal_write(LOG_ALERT, 0, message_id, NULL, "%s", text);
+}
+
 /* ---- The turn ---- */
 
 static const char *role_text(AgentRole role) {
@@ -313,7 +317,7 @@ static int open_agent(Loop *loop) {
         AgentOptions options = {
                 .state_directory = config->state_dir,
                 .disk = loop->disk,
-                .report = {.say = say},
+                .report = {.say = say, .alarm = alarm_person},
                 .threads = true,
                 .join = config->join,
                 .heartbeat_usec = config->heartbeat_usec,
@@ -355,7 +359,7 @@ static int open_peers(Loop *loop) {
                 .event = loop->event,
                 .key = loop->key,
                 .host = status.host,
-                .report = {.say = say},
+                .report = {.say = say, .alarm = alarm_person},
                 .events =
                         {
                                 .judge = on_judge,
