@@ -25,7 +25,7 @@ BACK = 30  # within this all is well again, without anybody
 Kind = collections.namedtuple("Kind", "name weight do disk")
 KINDS = {}
 # What agents say of a disk that went back in time: its own, or when a peer has one.
-OLD_DISK = "The log is damaged|its state is a copy or was set back"
+OLD_DISK = "The log is damaged|is a copy or was set back"
 
 
 def kind(name, weight, disk=False):
@@ -278,8 +278,9 @@ class Nemesis:
             return False
 
     def gets_well(self, host, seconds):
+        """False: its operator is needed, because it says so or because it takes so long."""
         try:
-            return until(lambda: healthy(host), seconds, "", step=0.1)
+            return until(lambda: state(host), seconds, "", step=0.1) == "running"
         except LabError:
             return False
 
@@ -301,11 +302,6 @@ class Nemesis:
             told = (done.stderr or done.stdout).strip()
             if done.returncode == 0 or "already" in told.lower():
                 return
-            if "move the state directory away" in told:
-                # Whoever was removed keeps nothing of who it was; so the agent says, and so the operator does.
-                host.run("systemctl", "stop", "treatyd.service")
-                host.run("find", STATE, "-mindepth", "1", "!", "-name", "lost+found", "-delete")
-                host.run("systemctl", "start", "treatyd.service")
             time.sleep(0.5)
             token = cluster.try_token(other) or token
         raise LabError(f"{host.name} cannot join again: {told}")
@@ -331,6 +327,12 @@ class Nemesis:
                   what=lambda: f"{host.name} to be well again by itself; it says: {ailment(host)}")
         cluster.wait_formed(self.hosts, timeout=max(1, began + timeout - time.monotonic()))
         return time.monotonic() - began
+
+
+def state(host):
+    """"running" or "quarantined"; None: wait."""
+    told = host.run("treatyctl", "status", check=False, timeout=20)
+    return "running" if told.returncode == 0 else "quarantined" if "quarantined" in told.stdout else None
 
 
 def healthy(host):

@@ -15,14 +15,17 @@
 # does not, fetches another by itself, and has to then. And the trees of all hosts at one applied index are the same, byte
 # for byte, with the same digest: looked up in their files, not asked.
 import collections
+import ctypes
 import glob
 import hashlib
+import json
 import os
 import sqlite3
-import urllib.parse
 
 from .bus import DELETE, MARK, PUT, Bus, BusError
 from .tools import LabError, until
+
+CLONE_NEWNS = 0x00020000  # sched.h
 
 
 class Proof:
@@ -214,12 +217,35 @@ CONTENTS = ("SELECT applied, applied_term, revision, floor, cluster_usec, n_entr
 def tree_of(host):
     """What the file of a running agent's tree holds: applied index, digest, a hash of all contents. None: ask again.
 
-    Read in place, as an operator's sqlite3 would: a copy would hold the WAL as a start finds it, not as the agent does."""
-    found = [p for p in glob.glob(host.path("/var/lib/treaty") + "/tree-*.db") if os.path.exists(f"{p}-wal")]
+    Read in place, as an operator's sqlite3 would: a copy would hold the WAL as a start finds it, not as the agent does. And
+    from inside, for SQLite resolves paths by name, and /proc/PID/root leads nowhere so."""
+    return inside(host, look_at_tree)
+
+
+def inside(host, look):
+    """What look() returns in the mount namespace of a host; None when it fails."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            space = os.open(f"/proc/{host.init}/ns/mnt", os.O_RDONLY)
+            if ctypes.CDLL(None, use_errno=True).setns(space, CLONE_NEWNS) == 0:
+                os.write(writer, json.dumps(look()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as f:
+        told = f.read()
+    os.waitpid(child, 0)
+    return json.loads(told) if told else None
+
+
+def look_at_tree():
+    found = [p for p in glob.glob("/var/lib/treaty/tree-*.db") if os.path.exists(f"{p}-wal")]
     if len(found) != 1:
         return None  # in the middle of a switch
     try:
-        db = sqlite3.connect(f"file:{urllib.parse.quote(found[0])}?mode=ro", uri=True, isolation_level=None)
+        db = sqlite3.connect(f"file:{found[0]}?mode=ro", uri=True, isolation_level=None)
         try:
             return contents(db)
         finally:
