@@ -300,7 +300,7 @@ class Nemesis:
         while time.monotonic() < deadline:
             done = host.run("treatyctl", "join", "--discard", token, check=False, timeout=90)
             told = (done.stderr or done.stdout).strip()
-            if done.returncode == 0 or "already" in told.lower():
+            if done.returncode == 0 or ("already" in told.lower() and healthy(host)):
                 return
             time.sleep(0.5)
             token = cluster.try_token(other) or token
