@@ -305,7 +305,7 @@ def test_a_removed_member_stays_out(lab, three):
 
 def state_of(host):
     done = host.run("treatyctl", "status", "--json=short", check=False)
-    return json.loads(done.stdout)["state"] if done.stdout.strip() else None
+    return json.loads(done.stdout)["State"] if done.stdout.strip() else None
 
 
 def begin_anew(host, member):
