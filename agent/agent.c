@@ -2,6 +2,7 @@
  * handing over. What it does while it lives is in turn.c; what each part does is in the part's file (hall.h
  * lists them). */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -171,11 +172,30 @@ int agent_tree_fd(const Agent *agent) {
         return tree_fd(agent->tree);
 }
 
+/* Also where the tree looks after itself a full disk takes the open transaction back, and the hall has to
+ * know: who follows asks for the same entries again. */
+static int maintain_tree(Agent *agent) {
+        TreeStatus tree;
+        if (agent->heal.suspect || agent->heal.dead)
+                return 0;
+        int m = tree_maintain(agent->tree);
+        tree_status(agent->tree, &tree);
+        if (tree.applied < agent->tree_status.applied) {
+                SIM_SEEN("agent: a full disk takes the open transaction back beside the turn");
+                agent->full_usec = agent->now_usec = hall_now(agent);
+                if (agent->follow.active)
+                        follow_end(agent);
+                hall_look_at_tree(agent);
+                hall_wake(agent);
+        }
+        return m;
+}
+
 int agent_step(Agent *agent) {
         int r = log_step(agent->log);
         if (r < 0)
                 return hall_fail(agent, r, "The log cannot be written");
-        int m = agent->heal.suspect || agent->heal.dead ? 0 : tree_maintain(agent->tree);
+        int m = maintain_tree(agent);
         if (m < 0 && hall_tree_failed(agent, m, "it cannot be maintained") < 0)
                 return agent->failed;
         return r;

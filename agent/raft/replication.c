@@ -430,10 +430,11 @@ static size_t gather(const Raft *raft, const Peer *peer, Entry *to[static LIMIT_
         return n;
 }
 
-/* The log no longer begins before what the peer needs. Asked for only while the peer answers, and not for
- * hosts that leave: those find a snapshot as observers. */
+/* The log no longer begins before what the peer needs. Asked for only while the peer answers. A host that
+ * leaves gets one when its end is committed: while it hears us and no end, it stays a voter in its own eyes.
+ */
 static void want_snapshot(Raft *raft, Peer *peer) {
-        bool leaves = peer->leaving_usec != 0 && peer->leaving_index == 0;
+        bool leaves = peer->leaving_usec != 0 && raft_conf_index(raft) > raft->commit;
         if (leaves || raft->now - peer->contact_usec > raft->options.election_usec)
                 return;
         peer_probe(peer, peer->next);

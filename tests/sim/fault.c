@@ -394,8 +394,7 @@ void faults_begin(void) {
         for (unsigned i = 0; i < _FAULT_MAX; i++) {
                 if (!chance(share))
                         continue;
-                /* Asked for by name: what they found is not all mended yet (docs/SIMULATION.md). */
-                if (i >= FAULT_EFFECT && !getenv("SIMULATE_TOUCH"))
+                if (i == FAULT_ROLLBACK) /* nobody promises to notice it yet: docs/DESIGN.md, "not yet" */
                         continue;
                 every[i] = SEC << below(8);
                 strncat(text, names[i], sizeof(text) - strlen(text) - 1);

@@ -65,6 +65,7 @@ static void wipe(SimHost *host) {
         host->id = 0;
         host->revision_before = 0;
         world.disturbed_usec = world.now;
+        world.token[0] = 0; /* perhaps it names this host */
         host_restart_at(host, world.now + below(SEC));
         at(world.now, new_token, NULL, 0);
 }

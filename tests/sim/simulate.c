@@ -47,7 +47,7 @@ static void join_all(void *p, uint64_t a) {
         for (unsigned i = 0; i < world.n_hosts; i++) {
                 SimHost *host = world.hosts[i];
                 if (!host_runs(host) || host->joining || host->automatic || host->leaving ||
-                    host_is_in(host))
+                    !world.token[0] || host_is_in(host))
                         continue;
                 if (agent_join(host->agent, world.token, true, joined, host) == 0)
                         host->joining = true;
