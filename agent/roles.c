@@ -223,7 +223,9 @@ void roles_stored(Agent *agent, uint64_t seq) {
 /* Nobody took us up on it: follow again. */
 static void promotion_lapses(Agent *agent) {
         Roles *roles = &agent->roles;
-        if (roles->promoted_usec == 0 || agent->now_usec - roles->promoted_usec < PROMOTE_USEC)
+        if (roles->promoted_usec == 0 ||
+            roles->promote_seq != 0 || /* the base comes, and the core must hear */
+            agent->now_usec - roles->promoted_usec < PROMOTE_USEC)
                 return;
         SIM_SEEN("roles: a promotion lapses");
         roles->promoted_usec = 0;

@@ -252,10 +252,10 @@ static void role_changed(Agent *agent) {
         }
 }
 
-/* The log was ordered to begin behind a fetched tree, and the core does not know yet: what it would order
- * now follows the old log. */
+/* The log was ordered to begin behind the tree, and the core does not know yet: what it would order now
+ * follows the old log, and its vote is from before the base spent it. */
 static bool core_is_held(const Agent *agent) {
-        return agent->snapshots.fetch.base_seq != 0;
+        return agent->snapshots.fetch.base_seq != 0 || agent->roles.promote_seq != 0;
 }
 
 static void update_core(Agent *agent) {

@@ -284,14 +284,12 @@ void leader_time(Raft *raft) {
         }
 }
 
-/* A host that is no voter campaigns: it missed the end of its time, or it holds the beginning of a time that
- * never came (a change that its leader lost with its disk's last moments). Tell it, for a while, until its
- * log is ours up to where this term began. */
+/* A host that is no voter campaigns: it missed the end of its time (or holds it, and not the word that it is
+ * committed), or it holds the beginning of a time that never came (a change that its leader lost with its
+ * disk's last moments). Tell it, for a while, until its log is ours up to where this term began. */
 void leader_meet_stranger(Raft *raft, const RaftMessage *m) {
         bool settled = raft_is_ready(raft) && raft_conf_index(raft) <= raft->commit;
-        bool equal = m->log_index >= raft_conf_index(raft) && m->log_index <= raft->log.last &&
-                     logview_term(&raft->log, m->log_index) == m->log_term;
-        if (!settled || peer_find(raft, m->from) || equal)
+        if (!settled || peer_find(raft, m->from))
                 return;
         Peer *peer = peer_add(raft, m->from, 0);
         if (peer) {
