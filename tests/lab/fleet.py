@@ -70,12 +70,12 @@ class Fleet:
 
     # -- the whole lab --------------------------------------------------------------------------------------------
 
-    def up(self, count, disk=None, bare=False, fresh=True):
-        """Boots count new hosts, after removing whatever a lab of this name left."""
+    def up(self, count, disk=None, bare=False, fresh=True, more=()):
+        """Boots count new hosts, after removing whatever a lab of this name left; `more`: Debian packages in their image."""
         if not 1 <= count <= MAX_HOSTS:
             raise LabError(f"a lab has 1 to {MAX_HOSTS} hosts")
         packages.install(packages.RUN)
-        base = image.image()
+        base = image.image(more)
         if not bare and fresh:
             build.build()
         self.down()

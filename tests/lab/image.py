@@ -18,19 +18,20 @@ PACKAGES = """systemd systemd-sysv dbus libnghttp2-14 libsqlite3-0 libssl3 libpr
     libjansson4 procps iproute2 less""".split()
 
 
-def image():
-    """Returns the directory of the image, after making it when it is not there yet."""
-    name = hashlib.sha256(" ".join([SUITE] + sorted(PACKAGES)).encode()).hexdigest()[:12]
+def image(more=()):
+    """Returns the directory of the image, with `more` packages, after making it when it is not there yet."""
+    wanted = sorted([*PACKAGES, *more])
+    name = hashlib.sha256(" ".join([SUITE] + wanted).encode()).hexdigest()[:12]
     path = f"{CACHE}/image-{name}"
     if os.path.isdir(path):
         return path
     with Lock(f"{CACHE}/lock", busy="waiting for another lab that makes the image"):
         if not os.path.isdir(path):
-            make(path)
+            make(path, wanted)
     return path
 
 
-def make(path):
+def make(path, wanted):
     for left in glob.glob(f"{CACHE}/making-*"):
         shutil.rmtree(left)
     making = f"{CACHE}/making-{os.getpid()}"
@@ -39,7 +40,7 @@ def make(path):
     # debootstrap mounts proc and sys below its target. In a mount namespace of its own they end with it, however it
     # ends, and so nobody can ever remove a directory with a live /sys below it.
     run("unshare", "--mount", "--propagation", "private", "debootstrap", "--variant=minbase",
-        "--include=" + ",".join(PACKAGES), SUITE, making, mirror, timeout=900,
+        "--include=" + ",".join(wanted), SUITE, making, mirror, timeout=900,
         env={**os.environ, **({"http_proxy": proxy} if proxy else {}), "LC_ALL": "C.UTF-8"})
     for needless in glob.glob(f"{making}/var/cache/apt/archives/*.deb") + glob.glob(f"{making}/var/lib/apt/lists/*_*"):
         os.unlink(needless)

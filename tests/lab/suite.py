@@ -135,7 +135,7 @@ def hosts(fleet, only):
             raise LabError(f"the host tests did not end within {HOST_SECONDS} s")
         finally:
             # What a run that was cut short leaves of the labs in conftest.py and beside it.
-            for also in ("", "x", "j", "b", "n"):
+            for also in ("", "x", "j", "b", "n", "p"):
                 Fleet(fleet.name + also).down()
     if not os.path.exists(report):
         raise LabError("pytest left no report; the output above says why")
