@@ -16,8 +16,9 @@ SEEDS = f"{build.CHECKOUT}/tests/sim/seeds"
 TICKS = 10000
 
 # What every test run simulates: program, its seeds, whether each rare place has to be reached.
-RUNS = (("fast", build.BUILD, "simulate", "fast.txt", True),
-        ("sqlite", build.BUILD, "simulate-sqlite", "sqlite.txt", False),
+# Some rare places are reached with SQLite's files only: the second asks for all that the first two saw.
+RUNS = (("fast", build.BUILD, "simulate", "fast.txt", False),
+        ("sqlite", build.BUILD, "simulate-sqlite", "sqlite.txt", True),
         ("asan", ASAN, "simulate", "asan.txt", False))
 RUN_SECONDS = 15 * 60
 SQLITE_SHARE = 0.1  # of a soak's time: the real files below the tree
@@ -46,10 +47,13 @@ def tests():
     """The checked-in seeds. Passed: every seed that held; failed: the names of runs that did not."""
     build_asan()
     passed, failed = 0, []
+    seen = f"{build.BUILD}/seen.txt"
+    if os.path.exists(seen):
+        os.remove(seen)
     for name, directory, what, seeds, require in RUNS:
         say(f"simulating {seeds}")
         done, text = told([program(directory, what), "-q", "--jobs", str(os.cpu_count()), "--ticks", str(TICKS),
-                           "--list", f"{SEEDS}/{seeds}"] + (["--require-seen"] if require else []), RUN_SECONDS)
+                           "--list", f"{SEEDS}/{seeds}", "--seen-file", seen] + (["--require-seen"] if require else []), RUN_SECONDS)
         sums = re.search(r"^(\d+) seeds, (\d+) failed", text, re.M)
         if sums:
             passed += int(sums[1]) - int(sums[2])

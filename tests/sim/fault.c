@@ -186,7 +186,7 @@ static void set_back(SimHost *host) {
         host_kill(host, true);
         simdisk_free(host->disk);
         host->disk = TAKE(host->image);
-        host->touched = true;
+        host->touched = host->set_back = true;
         promise_forgive(host);
         host_restart_at(host, world.now + below(SEC));
 }
@@ -393,8 +393,6 @@ void faults_begin(void) {
         char text[300] = "";
         for (unsigned i = 0; i < _FAULT_MAX; i++) {
                 if (!chance(share))
-                        continue;
-                if (i == FAULT_ROLLBACK) /* nobody promises to notice it yet: docs/DESIGN.md, "not yet" */
                         continue;
                 every[i] = SEC << below(8);
                 strncat(text, names[i], sizeof(text) - strlen(text) - 1);

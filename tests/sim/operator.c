@@ -59,7 +59,7 @@ static void wipe(SimHost *host) {
         if (host->image)
                 host->image = simdisk_free(host->image);
         promise_forgive(host);
-        host->touched = host->leaving = false;
+        host->touched = host->set_back = host->leaving = false;
         host->ends = 0;
         host->automatic = false;
         host->id = 0;

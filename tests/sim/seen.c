@@ -45,6 +45,25 @@ static bool is_first(size_t i) {
         return true;
 }
 
+/* Batches of several programs count together: what those before saw stands in this file, by name, and what
+ * this one saw is added. */
+bool seen_keep(const char *path) {
+        char line[200];
+        FILE *file = fopen(path, "a+e");
+        if (!file)
+                return false;
+        rewind(file);
+        while (fgets(line, sizeof(line), file)) {
+                line[strcspn(line, "\n")] = 0;
+                for (size_t i = 0; i < count(); i++)
+                        totals[i] += strcmp(__start_treaty_seen[i].name, line) == 0;
+        }
+        for (size_t i = 0; i < count(); i++)
+                if (totals[i] > 0)
+                        fprintf(file, "%s\n", __start_treaty_seen[i].name);
+        return fclose(file) == 0;
+}
+
 /* The table, and the places where nobody was. Returns how many these are. */
 unsigned seen_tell(bool all) {
         unsigned n = 0, n_never = 0;

@@ -100,7 +100,7 @@ bool happen_next(uint64_t until);                           /* false: nothing mo
 typedef enum AlarmKind { ALARM_TURN, ALARM_QUIET, _ALARM_MAX } AlarmKind;
 void alarm_set(SimHost *host, AlarmKind kind, uint64_t usec); /* USEC_INFINITY: not any more */
 uint64_t alarm_at(const SimHost *host, AlarmKind kind);
-uint64_t below(uint64_t n);                                 /* 0 <= x < n */
+uint64_t below(uint64_t n); /* 0 <= x < n */
 uint64_t between(uint64_t from, uint64_t to);
 bool chance(unsigned per_10000);
 void note(const char *format, ...) _printf_(1, 2); /* a line of the trace */
@@ -278,9 +278,10 @@ Run shrink(const Run *run, int status, const char *text, uint64_t usec);
 
 /* ---- seen.c ---- */
 
-void seen_share(void);        /* before any run */
-void seen_add(void);          /* what this run saw */
-unsigned seen_tell(bool all); /* returns how many places nobody saw */
+void seen_share(void);            /* before any run */
+void seen_add(void);              /* what this run saw */
+bool seen_keep(const char *path); /* with what earlier batches saw */
+unsigned seen_tell(bool all);     /* returns how many places nobody saw */
 
 /* ---- operator.c ---- */
 

@@ -426,7 +426,7 @@ static bool read_list(const char *path, Batch *batch) {
 static int usage(void) {
         fprintf(stderr,
                 "simulate [-v] [--ticks N] [--shrink] [NARROWED] SEED\n"
-                "simulate [-q] [--ticks N] [--jobs N] [--twice] [--seen] [--require-seen] --seeds A-B | --list FILE\n"
+                "simulate [-q] [--ticks N] [--jobs N] [--twice] [--seen] [--seen-file FILE] [--require-seen] --seeds A-B | --list FILE\n"
                 "simulate [--ticks N] [--jobs N] [--failures FILE] --minutes N [--first SEED]\n"
                 "NARROWED: [--without FAULT,…] [--hosts N] [--clients N] [--window TICK-TICK]\n");
         return SIM_USAGE;
@@ -446,17 +446,27 @@ static int shrink_one(const Run *plan) {
 
 int main(int argc, char **argv) {
         static const struct option options[] = {
-                {"seeds", required_argument, NULL, 's'},   {"list", required_argument, NULL, 'l'},
-                {"minutes", required_argument, NULL, 'm'}, {"first", required_argument, NULL, 'f'},
-                {"jobs", required_argument, NULL, 'j'},    {"failures", required_argument, NULL, 'F'},
-                {"ticks", required_argument, NULL, 't'},   {"twice", no_argument, NULL, '2'},
-                {"seen", no_argument, NULL, 'e'},          {"require-seen", no_argument, NULL, 'E'},
-                {"shrink", no_argument, NULL, 'S'},        {"without", required_argument, NULL, 'w'},
-                {"hosts", required_argument, NULL, 'h'},   {"clients", required_argument, NULL, 'c'},
-                {"window", required_argument, NULL, 'W'},  {},
+                {"seeds", required_argument, NULL, 's'},
+                {"list", required_argument, NULL, 'l'},
+                {"minutes", required_argument, NULL, 'm'},
+                {"first", required_argument, NULL, 'f'},
+                {"jobs", required_argument, NULL, 'j'},
+                {"failures", required_argument, NULL, 'F'},
+                {"ticks", required_argument, NULL, 't'},
+                {"twice", no_argument, NULL, '2'},
+                {"seen", no_argument, NULL, 'e'},
+                {"require-seen", no_argument, NULL, 'E'},
+                {"seen-file", required_argument, NULL, 'N'},
+                {"shrink", no_argument, NULL, 'S'},
+                {"without", required_argument, NULL, 'w'},
+                {"hosts", required_argument, NULL, 'h'},
+                {"clients", required_argument, NULL, 'c'},
+                {"window", required_argument, NULL, 'W'},
+                {},
         };
         Batch batch = {.jobs = 1, .run.ticks = 600, .shrink_usec = 60 * SEC};
         unsigned long long from = 0, to = 0;
+        const char *seen_file = NULL;
         bool many = false, seen = false, require_seen = false, shrinks = false;
         for (int c; (c = getopt_long(argc, argv, "vq", options, NULL)) >= 0;)
                 switch (c) {
@@ -497,6 +507,9 @@ int main(int argc, char **argv) {
                 case 'e':
                         seen = true;
                         break;
+                case 'N':
+                        seen_file = optarg;
+                        break;
                 case 'S':
                         shrinks = true;
                         break;
@@ -527,6 +540,10 @@ int main(int argc, char **argv) {
         if (many) {
                 seen_share();
                 int r = batch_run(&batch);
+                if (seen_file && !seen_keep(seen_file)) {
+                        perror(seen_file);
+                        return SIM_USAGE;
+                }
                 unsigned n_never = seen || require_seen ? seen_tell(seen) : 0;
                 return r != SIM_HELD ? r : require_seen && n_never > 0 ? SIM_UNSEEN : SIM_HELD;
         }
