@@ -26,7 +26,7 @@ typedef struct AgentOptions {
         size_t segment_bytes;     /* 0: the log's default */
         size_t uncommitted_bytes; /* 0: LIMIT_UNCOMMITTED_BYTES */
         size_t cache_bytes;       /* 0: LIMIT_CACHE_BYTES */
-        bool accept_damage;   /* the operator says: go on with what is left of a damaged log */
+        bool accept_damage;       /* the operator says: go on with what is left of a damaged log */
 } AgentOptions;
 
 /* 0; -ESTALE: state of another machine; -EBUSY: another agent runs on it; -EPROTONOSUPPORT: written by a

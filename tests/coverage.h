@@ -1,4 +1,5 @@
-/* A process that ends by _exit() tells what it ran through first, in a build for coverage (./lab coverage). */
+/* A process that ends by _exit() tells what it ran through first, in a build for coverage (./lab coverage).
+ */
 #pragma once
 
 #ifdef TREATY_COVERAGE

@@ -25,9 +25,9 @@
 #define LIMIT_CACHE_BYTES         (4 * 1024 * 1024) /* applied entries kept in memory for slow peers */
 #define LIMIT_PENDING_READS       16384
 
-#define LIMIT_SERIALS           4096 /* requests of one agent in flight, and width of its row */
+#define LIMIT_SERIALS           4096  /* requests of one agent in flight, and width of its row */
 #define LIMIT_DELETE_ENTRIES    16384 /* ended by one DELETE of a subtree: nothing else applies meanwhile */
-#define LIMIT_KEPT              1024 /* outcomes of one host kept for an hour: of requests told Unknown */
+#define LIMIT_KEPT              1024  /* outcomes of one host kept for an hour: of requests told Unknown */
 #define LIMIT_REQUEST_BYTES     (32 * 1024 * 1024) /* values of requests in flight in one agent */
 #define LIMIT_WATCHES           4096               /* watches on one host */
 #define LIMIT_WATCHES_PER_UID   1024

@@ -28,8 +28,8 @@ int window_get(Window *window, uint64_t offset, size_t size, const uint8_t **ret
 int window_record(Window *window, uint64_t offset, uint32_t chain, Record *ret);
 /* An anchor at offset that knows its own place, whatever lies before it: 0, RECORD_BROKEN, RECORD_NEWER. */
 int window_anchor(Window *window, uint64_t segment, uint64_t offset, Record *ret, Anchor *ret_anchor);
-/* Where the next one could begin, in steps of eight from offset: what is in memory and cannot be one is passed
- * over. */
+/* Where the next one could begin, in steps of eight from offset: what is in memory and cannot be one is
+ * passed over. */
 uint64_t window_likely(const Window *window, uint64_t offset);
 
 #define SEGMENT_NAME_BYTES 32

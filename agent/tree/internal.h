@@ -27,14 +27,14 @@ typedef unsigned __int128 Sum;
 #define TREE_APPLICATION_ID 0x74726561 /* "trea": PRAGMA application_id */
 #define TREE_PAGE_BYTES     4096
 
-#define TREE_URGENT_PAGES   1000   /* of the open transaction: commit now */
-#define TREE_BLOCK_PAGES    8000   /* … and wait for a running checkpoint, else memory has no bound */
-#define TREE_SESSION_KEYS   16384  /* entries one session may own: they end in one revision */
-#define TREE_KEEP_USEC      (3600 * USEC_PER_SEC) /* ended request rows, in cluster time */
-#define TREE_EXPIRE_ROWS    64                    /* of them dropped by one apply */
-#define TREE_PRUNE_ROWS     500                   /* in one slice */
-#define TREE_SCAN_ROWS      4096                  /* of history in one call */
-#define TREE_NAME_BYTES     40                    /* "tree-<16 hex>-<8 hex>.db" and NUL */
+#define TREE_URGENT_PAGES 1000  /* of the open transaction: commit now */
+#define TREE_BLOCK_PAGES  8000  /* … and wait for a running checkpoint, else memory has no bound */
+#define TREE_SESSION_KEYS 16384 /* entries one session may own: they end in one revision */
+#define TREE_KEEP_USEC    (3600 * USEC_PER_SEC) /* ended request rows, in cluster time */
+#define TREE_EXPIRE_ROWS  64                    /* of them dropped by one apply */
+#define TREE_PRUNE_ROWS   500                   /* in one slice */
+#define TREE_SCAN_ROWS    4096                  /* of history in one call */
+#define TREE_NAME_BYTES   40                    /* "tree-<16 hex>-<8 hex>.db" and NUL */
 
 /* ---- Statements ---- */
 

@@ -464,7 +464,7 @@ int main(int argc, char **argv) {
                 {"window", required_argument, NULL, 'W'},
                 {},
         };
-        Batch batch = {.jobs = 1, .run.ticks = 600, .shrink_usec = 60 * SEC};
+        static Batch batch = {.jobs = 1, .run.ticks = 600, .shrink_usec = 60 * SEC};
         unsigned long long from = 0, to = 0;
         const char *seen_file = NULL;
         bool many = false, seen = false, require_seen = false, shrinks = false;
