@@ -10,7 +10,7 @@
  * No letter is sent or heeded before both hellos were judged, so neither a vote nor an acknowledgement of A
  * leaves, once a single host that it meets knows better. A lower number is refused alone: it may also be the
  * last word of a process that is long dead, so it taints nobody else. Two nonces of one start are never the
- * same host's: both are refused, until the operator removes it. (COUNTEREXAMPLES 18)
+ * same host's: both are refused, until the operator removes it. (counter-example 18)
  *
  * A quarantined host still lets its tree be read, with unknown age. It connects to nobody: what it is a copy
  * of may be alive, under the same key. */

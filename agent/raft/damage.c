@@ -10,7 +10,7 @@
  *
  * Why H: all that this host ever acknowledged lies in the leader's log before H (a leader is elected without
  * the damaged, so by hosts that still have it), and to hold H is to hold what lies before. "Up to where
- * the damage was" is not enough: what was acknowledged behind it would be missing (COUNTEREXAMPLES 6). Nor
+ * the damage was" is not enough: what was acknowledged behind it would be missing (counter-example 6). Nor
  * is an H from before the leader heard: it was perhaps counted on a disk that had forgotten already.
  *
  * Why a lost vote does no harm: a candidate that got it, in a term above H's, had left H's term before

@@ -88,7 +88,7 @@ Raft *raft_free(Raft *raft) {
 }
 
 /* A log that holds entries of a term, or begins behind one, knows that this term exists; its vote is spent,
- * so that nobody is chosen a second time in it (COUNTEREXAMPLES 1). Our own id says "spent": we never
+ * so that nobody is chosen a second time in it (counter-example 1). Our own id says "spent": we never
  * campaign in a term we are in already. */
 static void base_term_spent(Raft *raft, uint64_t term) {
         set_term(raft, MAX(raft->term, term));

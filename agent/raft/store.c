@@ -1,7 +1,7 @@
 /* Disk before word. Whatever the core promises (a vote, an acknowledgement) rests on a batch of the log, and
  * leaves only when that batch is stored. Batches are numbered and never twice, and each remembers how far
  * the log is durable once it is stored; a truncation lowers that in those still in flight, so the late
- * completion of a write that was replaced counts for nothing (RELIABILITY R23, "ABA"). */
+ * completion of a write that was replaced counts for nothing (R23, "ABA"). */
 #include "internal.h"
 #include "../base/seen.h"
 

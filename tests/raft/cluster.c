@@ -198,7 +198,7 @@ void node_start(Table *table, Node *node) {
         int r = raft_new(&node->raft, &options);
         assert(r == 0);
 
-        /* A tree that the log does not know becomes the base (COUNTEREXAMPLES 3). */
+        /* A tree that the log does not know becomes the base (counter-example 3). */
         if (!disk->has_log || disk_last(disk) < disk->tree ||
             disk_term(disk, disk->tree) != true_term(table, disk->tree))
                 disk_rebase(disk, disk->tree, true_term(table, disk->tree), false);

@@ -345,7 +345,7 @@ static void test_sweep(void **state) {
         assert_string_equal(value_of(bench, "/a"), "1");
 }
 
-/* Frames written inside the open transaction would race with a checkpoint beside it (COUNTEREXAMPLES 20). By
+/* Frames written inside the open transaction would race with a checkpoint beside it (counter-example 20). By
  * itself SQLite begins to write when a few hundred pages are changed; a served tree has to wait for COMMIT.
  */
 static void test_nothing_is_written_before_commit(void **state) {
