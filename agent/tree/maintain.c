@@ -237,7 +237,8 @@ bool tree_has_news(const Tree *tree) {
         return tree->maintain.news;
 }
 
-/* Without a thread there is no LONG beside an open transaction: it is committed first, and one pass does. */
+/* Without a thread there is no LONG beside an open transaction: it is committed first, and one pass does.
+ * TREE_FULL: the pass was made, and the open transaction is gone. */
 static int maintain_here(Tree *tree) {
         Maintain *m = &tree->maintain;
         if (m->state != CHECKPOINT_WANTED)
@@ -248,7 +249,7 @@ static int maintain_here(Tree *tree) {
         pthread_mutex_lock(&m->mutex);
         maintain_turn(tree);
         pthread_mutex_unlock(&m->mutex);
-        return 0;
+        return r;
 }
 
 int maintain_sync(Tree *tree) {
@@ -304,5 +305,6 @@ int tree_maintain(Tree *tree) {
                         tree->fatal = error;
                 return error;
         }
-        return maintain_prune(tree);
+        int pruned = maintain_prune(tree);
+        return pruned != 0 ? pruned : r;
 }

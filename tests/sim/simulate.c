@@ -284,6 +284,8 @@ static void live_through(uint64_t ticks) {
 
 /* A minority of the voters dies at once, and whoever else; the others have to work without them. */
 static void without_a_minority(void) {
+        run_until(world.now +
+                  10 * SEC); /* a change of voters that was begun with them could not end without */
         SimHost *leader = host_leader();
         const Conf *conf = leader ? leader->agent->raft_status.conf : NULL;
         if (!conf || conf_is_joint(conf) || !leader->agent->raft_status.conf_committed || conf->n_voters < 3)
