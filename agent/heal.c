@@ -106,17 +106,17 @@ bool heal_others_vote(const Conf *conf, uint64_t self) {
         return false;
 }
 
-static void say_alone(Agent *agent, const char *why) {
+static void say_alone(Agent *agent, const char *why, const char *alone) {
         Heal *heal = &agent->heal;
         if (heal->said_usec != 0 && agent->now_usec - heal->said_usec < SAY_USEC)
                 return;
         heal->said_usec = agent->now_usec;
         report_say(
                 &agent->report, LOG_ALERT,
-                "%s/%s is bad: %s. No other host votes, so there is nobody to fetch it from. What can still be read is "
+                "%s/%s is bad: %s. %s, so there is nobody to fetch it from. What can still be read is "
                 "served%s. Save it (\"treatyctl list\", or sqlite3 on a copy), then move the state directory away and "
                 "begin anew, or bring back a backup of the whole directory.",
-                agent->options.state_directory, agent->tree_name, why,
+                agent->options.state_directory, agent->tree_name, why, alone,
                 heal->dead ? "; nothing is applied any more" : "");
 }
 
@@ -136,7 +136,7 @@ void heal_suspect(Agent *agent, bool fatal, const char *why) {
                 heal->alone = true;
                 heal->dead = heal->dead || fatal;
                 agent->halted = agent->halted || fatal;
-                say_alone(agent, why);
+                say_alone(agent, why, "No other host votes");
                 return;
         }
         report_say(
@@ -190,24 +190,28 @@ static int make_stand_in(Agent *agent) {
         return log_submit_tree(agent->log, agent->heal.seq, name);
 }
 
-/* The book is of this host's cluster and names somebody else who votes. */
-static bool book_is_useful(Agent *agent) {
+/* 1: the book is of this host's cluster and names somebody else who votes; 0: there is none that does;
+ * -errno: the disk did not let it be read. */
+static int book_is_useful(Agent *agent) {
         Heal *heal = &agent->heal;
-        if (!heal->book && book_load(agent, &heal->book) < 0)
-                return false;
+        int r = heal->book ? 0 : book_load(agent, &heal->book);
+        if (r == -ENOENT || r == -EBADMSG || r == -EPROTONOSUPPORT)
+                return 0;
+        if (r < 0)
+                return r;
         if (!heal_others_vote(&heal->book->conf, agent->host.id))
-                return false;
+                return 0;
         for (uint32_t i = 0; i < heal->book->n_members; i++)
                 if (heal->book->members[i].id != agent->host.id)
-                        return true;
-        return false;
+                        return 1;
+        return 0;
 }
 
 int heal_recover(Agent *agent, const char *why) {
         Heal *heal = &agent->heal;
         const char *name = log_state(agent->log)->tree_name[0] ? log_state(agent->log)->tree_name : "log";
 
-        if (agent->host.switching[0] || !book_is_useful(agent)) {
+        if (agent->host.switching[0] || book_is_useful(agent) <= 0) {
                 report_say(
                         &agent->report, LOG_ERR,
                         "%s/%s %s, and there is nobody to fetch it from: no other voter is known here. Bring back a "
@@ -238,10 +242,17 @@ static void take_out(Agent *agent) {
         if (agent->snapshots.fetch.switch_seq != 0 || agent->snapshots.fetch.base_seq != 0 ||
             agent->roles.promote_seq != 0 || agent->now_usec < heal->retry_usec)
                 return;
-        if (!book_is_useful(agent)) {
+        int r = book_is_useful(agent);
+        if (r < 0) { /* it was perhaps not the tree at all: the next start tells */
+                hall_fail(agent, r, "Neither the tree nor the address book can be read");
+                return;
+        }
+        if (r == 0) {
                 heal->suspect = false;
                 heal->alone = heal->dead = agent->halted = true;
-                say_alone(agent, "the address book, by which others would be found, cannot be read either");
+                say_alone(
+                        agent, "it is taken out of service",
+                        "The address book (the file \"book\"), by which other voters would be found, is gone, too");
                 return;
         }
         follow_end(agent);
@@ -249,7 +260,7 @@ static void take_out(Agent *agent) {
         snapshot_close(agent);
         agent->roles.promote_index = 0;
 
-        int r = make_stand_in(agent);
+        r = make_stand_in(agent);
         if (r == TREE_FULL || r == -ENOSPC || r == -EDQUOT) {
                 heal->retry_usec = agent->now_usec + USEC_PER_SEC;
                 return;

@@ -425,6 +425,7 @@ static int open_contents(Tree *tree) {
         r = requests_load_expiry(tree);
         if (r != 0)
                 return r;
+        tree->saved = tree->meta;
         tree->committed = tree->meta.applied;
         tree->durable = late == 0 ? tree->committed : 0;
         return maintain_init(tree);
@@ -551,8 +552,11 @@ int transaction_begin(Tree *tree) {
         return 0;
 }
 
+/* What the entries taken back, perhaps half of one, made of `meta` goes with them, whatever else fails: who
+ * is told that its tree cannot be written still reads what is in it. */
 int transaction_rollback(Tree *tree) {
         tree->lost = 0;
+        tree->meta = tree->saved;
         if (!sqlite3_get_autocommit(tree->db)) { /* SQLite may have done it already */
                 sqlite3_stmt *s;
                 int r = sql_acquire(tree, STMT_ROLLBACK, &s);
@@ -625,6 +629,7 @@ int transaction_commit(Tree *tree, bool wait) {
         if (r == 0) {
                 tree->open = tree->dirty = false;
                 tree->pages = tree->rows = 0;
+                tree->saved = tree->meta;
                 tree->committed = tree->meta.applied;
         } else
                 r = transaction_failed(tree, r);

@@ -219,6 +219,7 @@ struct Tree {
         sqlite3_stmt *statements[_STMT_MAX];
 
         Meta meta;
+        Meta saved; /* as of the last COMMIT: what counts after a rollback, also when nothing can be read */
         uint64_t committed;
         uint64_t durable;
         bool open;        /* an SQL transaction is */
