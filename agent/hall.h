@@ -216,6 +216,7 @@ typedef struct SessionWatch { /* leader: one per host */
         uint64_t heard_usec;
         uint64_t ending_generation; /* proposed */
         uint64_t generation;        /* of the session in the tree; 0: there is none, or it ended */
+        uint64_t lasts_usec;        /* its timeout there */
         /* Keep-alives that wait for the next beat, and those that wait for its answers; 0: none. */
         uint64_t pending_generation, pending_sent;
         uint64_t asked_generation, asked_sent;
@@ -224,6 +225,7 @@ typedef struct SessionWatch { /* leader: one per host */
 
 typedef struct Sessions {
         uint64_t generation; /* own; 0: detached */
+        uint64_t lasts_usec; /* its timeout in the tree */
         bool attaching;
         bool work;               /* somebody wants something now */
         uint64_t keepalive_usec; /* when the next is due */
@@ -234,9 +236,11 @@ typedef struct Sessions {
         Owned *owned;
         unsigned n_owned;
         SessionWatch *watched;
-        bool watching;       /* `watched` holds every session of the applied tree */
-        uint64_t due_usec;   /* nobody can have been silent for too long before */
-        uint64_t watch_term; /* the term in which everybody got a full timeout */
+        bool watching;          /* `watched` holds every session of the applied tree */
+        uint64_t due_usec;      /* nobody can have been silent for too long before */
+        uint64_t watch_term;    /* the term in which everybody got a full timeout */
+        uint64_t watch_from;    /* what earlier leaders had committed ends here: below it nobody is judged */
+        uint64_t shortest_usec; /* of the timeouts of those watched */
         uint64_t last_look_usec;
         uint64_t slice_usec; /* begin of the current slice of ends */
         unsigned slice_ended;

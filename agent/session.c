@@ -8,8 +8,9 @@
  * it came, so by a leader that was still one; from the sending of the last acknowledged one on the session
  * is certain for the timeout, whoever leads then;
  *  - the leader's watch over all: a host silent for the session timeout is proposed to end, conditionally
- * (host, generation), in slices of max(3, 10 %) per timeout; after a gap in the leader's own loop or a
- * change of leader everybody is granted a full timeout first. */
+ * (host, generation), in slices of max(3, 10 %) per timeout of its own; each session's timeout stands in the
+ * tree; after a gap in the leader's own loop or a change of leader everybody is granted a full timeout
+ * first. */
 #include "hall.h"
 #include "base/seen.h"
 
@@ -61,11 +62,19 @@ static SessionWatch *watch_of(Agent *agent, uint64_t host) {
 
 /* ---- The leader's list, as the applied tree has it ---- */
 
+static void watch_set(Agent *agent, SessionWatch *watch, const TreeSession *session) {
+        watch->generation = session->attached ? session->generation : 0;
+        watch->lasts_usec = session->lasts_usec;
+        if (session->attached)
+                agent->sessions.shortest_usec = MIN(agent->sessions.shortest_usec, session->lasts_usec);
+}
+
 static int load_session(const TreeSession *session, void *userdata) {
-        SessionWatch *watch = watch_of(userdata, session->host);
+        Agent *agent = userdata;
+        SessionWatch *watch = watch_of(agent, session->host);
         if (!watch)
                 return -ENOMEM;
-        watch->generation = session->attached ? session->generation : 0;
+        watch_set(agent, watch, session);
         return 0;
 }
 
@@ -79,19 +88,20 @@ static bool load_sessions(Agent *agent) {
         HASH_ITER (hh, sessions->watched, watch, next)
                 watch->generation = 0;
         sessions->due_usec = 0;
+        sessions->shortest_usec = agent->options.session_usec;
         sessions->watching = heal_may_touch(agent) && tree_sessions(agent->tree, load_session, agent) == 0;
         return sessions->watching;
 }
 
 void sessions_changed(Agent *agent, uint64_t host) {
-        TreeSession session;
+        TreeSession session = {};
         if (!agent->sessions.watching)
                 return;
         int r = tree_session(agent->tree, host, &session);
         SessionWatch *watch = r == 0 || r == TREE_NONE ? watch_of(agent, host) : NULL;
         agent->sessions.due_usec = 0;
         if (watch)
-                watch->generation = r == 0 && session.attached ? session.generation : 0;
+                watch_set(agent, watch, &session);
         else
                 agent->sessions.watching = false; /* read anew */
 }
@@ -156,7 +166,7 @@ static void acknowledge(Agent *agent, SessionWatch *watch) {
                 .keepalive = {.host = watch->host,
                               .generation = watch->asked_generation,
                               .sent = watch->asked_sent,
-                              .lasts_usec = agent->options.session_usec},
+                              .lasts_usec = watch->lasts_usec},
         };
         watch->asked_generation = 0;
         if (letter.keepalive.generation == 0 || watch->ending_generation == letter.keepalive.generation ||
@@ -182,14 +192,17 @@ void sessions_tell_alive(Agent *agent) {
 }
 
 /* The holder counts from the sending, so however long the answer took is no matter; a generation that is
- * over does not come back. */
+ * over does not come back. The shortest of all timeouts that may be in force counts: the leader's tree may
+ * be older than ours; and this process may have asked for another one, an earlier process too until ours has
+ * announced itself. */
 void sessions_acknowledged(Agent *agent, uint64_t host, const LetterKeepalive *ack) {
         Sessions *sessions = &agent->sessions;
         if (host != hall_leader(agent) || ack->host != agent->host.id ||
             ack->generation != sessions->generation || ack->generation == 0 || ack->sent > agent->now_usec ||
-            ack->lasts_usec > 24 * 3600 * USEC_PER_SEC)
+            agent->requests.incarnation == 0)
                 return;
-        uint64_t lasts = ack->lasts_usec - ack->lasts_usec / DRIFT_PARTS;
+        uint64_t lasts = MIN(MIN(ack->lasts_usec, sessions->lasts_usec), agent->options.session_usec);
+        lasts -= lasts / DRIFT_PARTS;
         sessions->certain_usec = MAX(sessions->certain_usec, ack->sent + lasts);
 }
 
@@ -202,7 +215,7 @@ uint64_t sessions_certain(const Agent *agent, uint64_t *ret_until) {
 /* ---- The leader ends who is silent ---- */
 
 static bool is_silent(const Agent *agent, const SessionWatch *watch) {
-        return agent->now_usec - watch->heard_usec >= agent->options.session_usec;
+        return agent->now_usec - watch->heard_usec >= watch->lasts_usec;
 }
 
 static void end_silent(Agent *agent, SessionWatch *watch) {
@@ -230,7 +243,7 @@ static void end_silent_ones(Agent *agent) {
         Sessions *sessions = &agent->sessions;
         SessionWatch *watch, *next;
         unsigned n_sessions = 0, n_silent = 0;
-        uint64_t oldest = agent->now_usec;
+        uint64_t due = USEC_INFINITY;
 
         HASH_ITER (hh, sessions->watched, watch, next) {
                 if (watch->host == agent->host.id)
@@ -239,9 +252,9 @@ static void end_silent_ones(Agent *agent) {
                 if (watch->generation == 0 || watch->ending_generation == watch->generation)
                         continue;
                 n_silent += is_silent(agent, watch);
-                oldest = MIN(oldest, watch->heard_usec);
+                due = MIN(due, watch->heard_usec + watch->lasts_usec);
         }
-        sessions->due_usec = oldest + agent->options.session_usec;
+        sessions->due_usec = due;
         if (n_silent == 0)
                 return;
         unsigned slice = MAX(3u, n_sessions / 10);
@@ -252,9 +265,17 @@ static void end_silent_ones(Agent *agent) {
                         end_silent(agent, watch);
 }
 
+/* How often the leader looks: by the shortest timeout, so that no end comes late by more than a 20th. */
+static uint64_t watch_pause(const Agent *agent) {
+        uint64_t shortest = agent->options.session_usec;
+        if (agent->sessions.watching)
+                shortest = MIN(shortest, agent->sessions.shortest_usec);
+        return MAX(shortest / 20, HALL_TICK_USEC);
+}
+
 static void watch_sessions(Agent *agent) {
         Sessions *sessions = &agent->sessions;
-        uint64_t gap = agent->now_usec - sessions->last_look_usec, pause = agent->options.session_usec / 20;
+        uint64_t gap = agent->now_usec - sessions->last_look_usec, pause = watch_pause(agent);
 
         if (gap < pause)
                 return;
@@ -264,6 +285,7 @@ static void watch_sessions(Agent *agent) {
                 return;
         if (sessions->watch_term != agent->raft_status.term) {
                 sessions->watch_term = agent->raft_status.term;
+                sessions->watch_from = agent->raft_status.commit;
                 watch_clear(agent);
         } else if (gap > pause + USEC_PER_SEC)
                 watch_forgive(agent);
@@ -271,7 +293,8 @@ static void watch_sessions(Agent *agent) {
                 sessions->slice_usec = agent->now_usec;
                 sessions->slice_ended = 0;
         }
-        if (load_sessions(agent) && agent->now_usec >= sessions->due_usec)
+        if (agent->tree_status.applied >= sessions->watch_from && load_sessions(agent) &&
+            agent->now_usec >= sessions->due_usec)
                 end_silent_ones(agent);
 }
 
@@ -285,10 +308,14 @@ static void attached(const RequestAnswer *answer, void *userdata) {
 
 static void attach(Agent *agent) {
         Sessions *sessions = &agent->sessions;
-        if (sessions->generation != 0 || sessions->attaching || agent->requests.incarnation == 0 ||
-            agent->removed || agent->quarantined || agent->stopping)
+        bool goes_on = sessions->generation != 0;
+        if (sessions->attaching || agent->requests.incarnation == 0 || agent->removed ||
+            agent->quarantined || agent->stopping ||
+            (goes_on && sessions->lasts_usec == agent->options.session_usec))
                 return;
-        Command command = {.kind = COMMAND_ATTACH};
+        Command command = {.kind = COMMAND_ATTACH,
+                           .generation = sessions->generation,
+                           .lasts_usec = agent->options.session_usec};
         if (agent_request(agent, &command, REQUEST_TIMEOUT_USEC, attached, agent, NULL) == 0)
                 sessions->attaching = true;
 }
@@ -299,7 +326,8 @@ static void keep_alive(Agent *agent) {
 
         if (sessions->generation == 0 || agent->now_usec < sessions->keepalive_usec || leader == 0)
                 return;
-        sessions->keepalive_usec = agent->now_usec + agent->options.session_usec / 5;
+        sessions->keepalive_usec =
+                agent->now_usec + MIN(sessions->lasts_usec, agent->options.session_usec) / 5;
         Letter letter = {
                 .kind = LETTER_KEEPALIVE,
                 .keepalive = {.host = agent->host.id,
@@ -630,6 +658,7 @@ void sessions_load(Agent *agent) {
         TreeSession session;
         if (tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached) {
                 agent->sessions.generation = session.generation;
+                agent->sessions.lasts_usec = session.lasts_usec;
                 if (tree_owned(agent->tree, agent->host.id, session.generation, load_owned, agent) < 0)
                         hall_fail(agent, -ENOMEM, "What this host owns cannot be loaded");
         }
@@ -647,13 +676,14 @@ static void begin_anew(Agent *agent) {
 /* The tree was replaced by a snapshot: what happened to our session in between did not pass here. */
 void sessions_rebase(Agent *agent) {
         agent->sessions.watching = false;
-        TreeSession session;
+        TreeSession session = {};
         bool attached = tree_session(agent->tree, agent->host.id, &session) == 0 && session.attached;
         uint64_t generation = attached ? session.generation : 0;
 
         if (generation == agent->sessions.generation)
                 return sessions_load(agent);
         agent->sessions.generation = generation;
+        agent->sessions.lasts_usec = session.lasts_usec;
         agent->sessions.certain_usec = 0;
         begin_anew(agent);
 }
@@ -663,7 +693,9 @@ void sessions_applied(Agent *agent, const Command *command, const Result *result
         if (result->status != RESULT_DONE)
                 return;
 
-        if (command->kind == COMMAND_ATTACH && command->host == agent->host.id) {
+        if (command->kind == COMMAND_ATTACH && command->host == agent->host.id)
+                sessions->lasts_usec = command->lasts_usec;
+        if (command->kind == COMMAND_ATTACH && command->host == agent->host.id && command->generation == 0) {
                 sessions->generation = result->number;
                 sessions->certain_usec = 0;
                 sessions->keepalive_usec = 0;
@@ -714,7 +746,7 @@ uint64_t sessions_deadline(const Agent *agent) {
         if (sessions->generation != 0 && hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id)
                 deadline = MAX(sessions->keepalive_usec, agent->now_usec + 1000);
         if (hall_is_leader(agent))
-                deadline = MIN(deadline, agent->now_usec + agent->options.session_usec / 10);
+                deadline = MIN(deadline, agent->now_usec + 2 * watch_pause(agent));
         /* Without a leader nothing is written: all that can happen is that somebody's time is up. */
         bool waits = false;
         for (const Owned *owned = sessions->owned; owned; owned = owned->next) {

@@ -22,9 +22,10 @@ typedef enum CommandKind {
         COMMAND_EMPTY = 1,    /* only its serial counts: decides an unknown one before it */
         COMMAND_ANNOUNCE = 2, /* an agent process begins: its entry's index becomes its incarnation */
         COMMAND_SET = 3,
-        COMMAND_CREATE = 4,      /* only if absent */
-        COMMAND_DELETE = 5,      /* an entry, or with COMMAND_SUBTREE all below it too */
-        COMMAND_ATTACH = 6,      /* the host's session begins anew: generation + 1 */
+        COMMAND_CREATE = 4, /* only if absent */
+        COMMAND_DELETE = 5, /* an entry, or with COMMAND_SUBTREE all below it too */
+        COMMAND_ATTACH =
+                6, /* the host's session begins anew: generation + 1; or goes on with another timeout */
         COMMAND_END_SESSION = 7, /* conditional on (host, generation); removes what the session owns */
         COMMAND_ADD_TOKEN = 8,
         COMMAND_REMOVE_TOKEN = 9,
@@ -83,8 +84,10 @@ typedef struct Command {
         /* SET, CREATE, DELETE */
         const char *path; /* NUL-terminated */
         Bytes value;
-        uint64_t revision;     /* IF_MOD_REVISION; PRUNE: the floor */
-        uint64_t generation;   /* EPHEMERAL, IF_OWNED, END_SESSION: of the host's session */
+        uint64_t revision;   /* IF_MOD_REVISION; PRUNE: the floor */
+        uint64_t generation; /* EPHEMERAL, IF_OWNED, END_SESSION: of the host's session; ATTACH: the one that
+                                goes on, 0: none */
+        uint64_t lasts_usec; /* ATTACH: the session's timeout */
         const char *owner_tag; /* EPHEMERAL, IF_OWNED: which owner on that host, at most OWNER_TAG_BYTES */
 
         uint64_t subject; /* END_SESSION, REMOVE_MEMBER: host id */

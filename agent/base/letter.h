@@ -115,7 +115,7 @@ typedef struct LetterKeepalive {
         uint64_t host;
         uint64_t generation;
         uint64_t sent;       /* by the sender's clock; comes back as it went */
-        uint64_t lasts_usec; /* KEEPALIVE_ACK: the leader's session timeout */
+        uint64_t lasts_usec; /* KEEPALIVE_ACK: the session's timeout in the leader's tree */
 } LetterKeepalive;
 
 typedef struct LetterReport {

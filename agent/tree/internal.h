@@ -158,6 +158,7 @@ typedef struct Session {
         uint64_t generation;
         bool attached;
         uint64_t n_owned;
+        uint64_t lasts_usec; /* its timeout */
 } Session;
 
 /* ---- Scrub ---- */

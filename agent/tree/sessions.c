@@ -1,9 +1,13 @@
 /* Host sessions: one per host, with a generation that rises by a committed entry each time the host attaches
  * anew. What a generation owns ends in the revision that ends it, so that no entry ever outlives its owner's
- * session, and a late keep-alive or a second END_SESSION finds nothing to do. */
+ * session, and a late keep-alive or a second END_SESSION finds nothing to do.
+ *
+ * How long a session outlives its last keep-alive is its own: the host says it when it attaches, and so
+ * every leader goes by the same. Another timeout (the operator changed it) needs no other generation, and
+ * ends nothing. */
 #include "internal.h"
 
-#define SESSION_BYTES 17 /* u64 generation | u8 attached | u64 number of entries owned */
+#define SESSION_BYTES 25 /* u64 generation | u8 attached | u64 number of entries owned | u64 timeout */
 
 int session_decode(Bytes key, Bytes body, Session *ret) {
         if (key.size != 8 || body.size != SESSION_BYTES || body.data[8] > 1)
@@ -12,6 +16,7 @@ int session_decode(Bytes key, Bytes body, Session *ret) {
                 .generation = bytes_get_u64(body.data),
                 .attached = body.data[8],
                 .n_owned = bytes_get_u64(body.data + 9),
+                .lasts_usec = bytes_get_u64(body.data + 17),
         };
         return 0;
 }
@@ -30,6 +35,7 @@ int session_put(Tree *tree, uint64_t host, const Session *session) {
         bytes_put_u64(body, session->generation);
         body[8] = session->attached;
         bytes_put_u64(body + 9, session->n_owned);
+        bytes_put_u64(body + 17, session->lasts_usec);
         return record_put(tree, RECORD_SESSION, BYTES(key, 8), BYTES(body, sizeof(body)));
 }
 
@@ -44,16 +50,30 @@ int session_count(Tree *tree, uint64_t host, int delta) {
         return session_put(tree, host, &session);
 }
 
+static int goes_on(Apply *apply, Session *session) {
+        if (!session->attached || session->generation != apply->command->generation) {
+                apply->result.status = RESULT_NO_SESSION;
+                return 0;
+        }
+        session->lasts_usec = apply->command->lasts_usec;
+        apply->result.number = session->generation;
+        return session_put(apply->tree, apply->command->host, session);
+}
+
 int apply_attach(Apply *apply) {
         uint64_t host = apply->command->host;
         Session session = {};
         int r = session_get(apply->tree, host, &session);
         if (r != 0 && r != TREE_NONE)
                 return r;
+        if (apply->command->generation != 0)
+                return goes_on(apply, &session);
         r = entries_end_owned(apply, host);
         if (r != 0)
                 return r;
-        session = (Session){.generation = session.generation + 1, .attached = true};
+        session = (Session){.generation = session.generation + 1,
+                            .lasts_usec = apply->command->lasts_usec,
+                            .attached = true};
         apply->result.number = session.generation;
         return session_put(apply->tree, host, &session);
 }
@@ -80,12 +100,18 @@ int apply_end_session(Apply *apply) {
         return session_put(apply->tree, command->subject, &session);
 }
 
+static TreeSession session_seen(uint64_t host, const Session *session) {
+        return (TreeSession){.host = host,
+                             .generation = session->generation,
+                             .lasts_usec = session->lasts_usec,
+                             .attached = session->attached};
+}
+
 int tree_session(Tree *tree, uint64_t host, TreeSession *ret) {
         Session session;
         int r = session_get(tree, host, &session);
         if (r == 0)
-                *ret = (TreeSession){
-                        .host = host, .generation = session.generation, .attached = session.attached};
+                *ret = session_seen(host, &session);
         return r;
 }
 
@@ -101,8 +127,7 @@ static int session_visit(RecordKind kind, Bytes key, Bytes body, void *userdata)
         int r = session_decode(key, body, &session);
         if (r != 0)
                 return r;
-        TreeSession seen = {
-                .host = key_read(key.data), .generation = session.generation, .attached = session.attached};
+        TreeSession seen = session_seen(key_read(key.data), &session);
         visit->stopped = visit->each(&seen, visit->userdata);
         return visit->stopped != 0 ? TREE_NONE : 0;
 }

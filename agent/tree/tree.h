@@ -165,7 +165,8 @@ bool tree_member_removed(Tree *tree, uint64_t id); /* was a member once */
 
 typedef struct TreeSession {
         uint64_t host, generation;
-        bool attached; /* false: ended */
+        uint64_t lasts_usec; /* after so long a silence it ends */
+        bool attached;       /* false: ended */
 } TreeSession;
 int tree_session(Tree *tree, uint64_t host, TreeSession *ret); /* 0, TREE_NONE */
 int tree_sessions(Tree *tree, int (*each)(const TreeSession *session, void *userdata), void *userdata);

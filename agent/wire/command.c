@@ -77,9 +77,10 @@ static bool command_entry_is_sound(const Command *c) {
 static bool command_kind_is_sound(const Command *c) {
         switch (c->kind) {
         case COMMAND_EMPTY:
-        case COMMAND_ATTACH:
         case COMMAND_CHECK:
                 return true;
+        case COMMAND_ATTACH:
+                return c->lasts_usec > 0 && c->lasts_usec <= LIMIT_SESSION_USEC;
         case COMMAND_ANNOUNCE:
                 return c->nonce.size == INVOCATION_BYTES && c->start > 0 &&
                        c->start_nonce.size == INVOCATION_BYTES;
@@ -151,6 +152,7 @@ int wire_command_encode(const Command *command, Buffer *to) {
         PB_SET_BYTES(&message, value, command->value.data, command->value.size);
         PB_SET(&message, revision, command->revision);
         PB_SET(&message, generation, command->generation);
+        PB_SET(&message, lasts_usec, command->lasts_usec);
         message.owner_tag = (char *)command->owner_tag;
         PB_SET(&message, subject, command->subject);
         PB_SET_BYTES(&message, nonce, command->nonce.data, command->nonce.size);
@@ -185,6 +187,7 @@ static int command_message_read(const Treaty__V1__Command *message, WireCommand 
                 .value = message_bytes(&message->value),
                 .revision = message->revision,
                 .generation = message->generation,
+                .lasts_usec = message->lasts_usec,
                 .owner_tag = message->owner_tag,
                 .subject = message->subject,
                 .nonce = message_bytes(&message->nonce),

@@ -38,6 +38,7 @@
  *                                          the oldest write for good, and knows a newer start of everybody
  *      outcome H VALUE                     what became of the write of VALUE? (of the last one)
  *      history PATH                        all that ever held there, as the ghost saw it
+ *      sessions-last TIME                  of hosts that are started from now on
  *      session H                           is it certain to live?
  *      log H                               the first index its log still has, coarsely: whole or trimmed
  *      show [H…]
@@ -1045,6 +1046,8 @@ static bool run(char *line) {
                 heal();
         else if (strcmp(words[0], "run") == 0 && n == 2)
                 run_for(time_of(words[1]));
+        else if (strcmp(words[0], "sessions-last") == 0 && n == 2)
+                world.session_usec = time_of(words[1]); /* of those that are started from now on */
         else if (strcmp(words[0], "history") == 0 && n == 2)
                 history(words[1]);
         else {

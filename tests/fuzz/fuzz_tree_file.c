@@ -54,6 +54,7 @@ static void make(void) {
                                               : i % 7 == 6 ? COMMAND_DELETE
                                                            : COMMAND_SET,
                                       .host = 1,
+                                      .lasts_usec = i == 1 ? USEC_PER_SEC : 0,
                                       .incarnation = own,
                                       .serial = i,
                                       .path = i == 1 ? NULL : path,

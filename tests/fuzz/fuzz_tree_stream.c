@@ -82,7 +82,7 @@ static Tree *make(void) {
         static const Token token = {
                 .id = {7}, .class = MEMBER_FULL, .uses_left = 2, .expires_cluster_usec = 1000};
         const Command commands[] = {
-                {.kind = COMMAND_ATTACH},
+                {.kind = COMMAND_ATTACH, .lasts_usec = USEC_PER_SEC},
                 {.kind = COMMAND_SET, .path = "/a", .value = BYTES("one", 3)},
                 {.kind = COMMAND_SET, .path = "/a", .value = BYTES("two", 3)},
                 {.kind = COMMAND_CREATE,

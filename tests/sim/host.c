@@ -190,6 +190,14 @@ SimHost *host_leader(void) {
         return leader;
 }
 
+/* Each host has its own, and another one after each start. */
+static uint64_t session_lasts(SimHost *host) {
+        if (world.session_least_usec == 0)
+                return world.session_usec;
+        uint64_t room = world.session_usec - world.session_least_usec + 1;
+        return world.session_least_usec + random_next(&host->random) % room;
+}
+
 void host_start(SimHost *host) {
         AgentOptions options = {
                 .state_directory = host->directory,
@@ -201,7 +209,7 @@ void host_start(SimHost *host) {
                 .join = host->automatic && world.token[0] ? world.token : NULL,
                 .heartbeat_usec = world.heartbeat_usec,
                 .election_usec = world.election_usec,
-                .session_usec = world.session_usec,
+                .session_usec = session_lasts(host),
                 .max_voters = world.max_voters,
                 .seed = random_next(&host->random),
                 .segment_bytes = world.segment_bytes ?: 256 * 1024,

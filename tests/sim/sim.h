@@ -76,7 +76,9 @@ typedef struct World {
         char token[TOKEN_TEXT_BYTES];
         unsigned max_voters;
         uint64_t heartbeat_usec, election_usec, session_usec;
-        size_t segment_bytes; /* of the log */
+        uint64_t session_least_usec; /* each start draws its own between these two; 0: all have session_usec
+                                      */
+        size_t segment_bytes;        /* of the log */
 
         size_t uncommitted_bytes, cache_bytes; /* 0: as in production */
         uint64_t drift_ppm;                    /* of clocks, at most */

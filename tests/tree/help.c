@@ -130,7 +130,8 @@ Result announce(Bench *bench, uint64_t host, const char *nonce) {
 }
 
 Result attach(Bench *bench, uint64_t host) {
-        Result result = apply(bench, (Command){.kind = COMMAND_ATTACH, .host = host});
+        Result result =
+                apply(bench, (Command){.kind = COMMAND_ATTACH, .host = host, .lasts_usec = USEC_PER_SEC});
         if (result.status == RESULT_DONE)
                 bench->generation[host] = result.number;
         return result;

@@ -73,6 +73,7 @@ static Command command_at(uint64_t i, Member *member, Token *token, char path[st
         case 2:
         case 30:
                 command.kind = COMMAND_ATTACH;
+                command.lasts_usec = USEC_PER_SEC;
                 return command;
         case 5:
                 command.kind = COMMAND_ADD_TOKEN;
@@ -91,7 +92,11 @@ static Command command_at(uint64_t i, Member *member, Token *token, char path[st
                 }
                 return command;
         case 8:
-                return (Command){.kind = COMMAND_ATTACH, .host = 2, .incarnation = 7, .serial = i};
+                return (Command){.kind = COMMAND_ATTACH,
+                                 .host = 2,
+                                 .incarnation = 7,
+                                 .serial = i,
+                                 .lasts_usec = USEC_PER_SEC};
         case 20:
                 command.kind = COMMAND_UPDATE_MEMBER;
                 command.host = 2;

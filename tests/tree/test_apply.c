@@ -233,6 +233,25 @@ static void test_sessions(void **state) {
         assert_int_equal(session.generation, 3);
         assert_true(session.attached);
         assert_int_equal(tree_session(bench->tree, 99, &session), TREE_NONE);
+
+        /* It goes on with another timeout, and so does what it owns; one that is over does not. */
+        one.generation = 3;
+        assert_status(apply(bench, one), RESULT_DONE);
+        Command longer = {.kind = COMMAND_ATTACH, .host = 2, .generation = 2, .lasts_usec = 9};
+        assert_status(apply(bench, longer), RESULT_NO_SESSION);
+        longer.generation = 3;
+        result = apply(bench, longer);
+        assert_status(result, RESULT_DONE);
+        assert_int_equal(result.number, 3);
+        assert_non_null(value_of(bench, "/e/1"));
+        assert_int_equal(tree_session(bench->tree, 2, &session), 0);
+        assert_int_equal(session.generation, 3);
+        assert_int_equal(session.lasts_usec, 9);
+        end.generation = 3;
+        assert_int_equal(apply_raw(bench, &end, &result), 0);
+        assert_status(result, RESULT_DONE);
+        assert_null(value_of(bench, "/e/1"));
+        assert_status(apply(bench, longer), RESULT_NO_SESSION);
         assert_int_equal(tree_scrub(bench->tree), 0);
 }
 

@@ -308,11 +308,13 @@ static void test_apply(void **state) {
                         assert_int_equal(
                                 record_put(bench->tree, RECORD_SESSION, BYTES(key, 8), BYTES("x", 1)), 0);
                         command.kind = COMMAND_ATTACH;
+                        command.lasts_usec = USEC_PER_SEC;
                         break;
                 case 4: /* an owner's hint leads to nothing */
                         hint(bench, INDEX_OWNED, owned,
                              owned_key(owned, 2, bench->generation[2], BYTES("/none", 5)), 0);
                         command.kind = COMMAND_ATTACH;
+                        command.lasts_usec = USEC_PER_SEC;
                         break;
                 case 5: /* the member's record is nonsense */
                         assert_int_equal(

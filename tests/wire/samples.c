@@ -90,7 +90,9 @@ static void commands_make(Samples *samples) {
                                        .owner_tag = ""});
         add_command(samples, (Command){.kind = COMMAND_DELETE, .path = "/a/b"});
         add_command(samples, (Command){.kind = COMMAND_DELETE, .path = "/", .flags = COMMAND_SUBTREE});
-        add_command(samples, (Command){.kind = COMMAND_ATTACH});
+        add_command(samples, (Command){.kind = COMMAND_ATTACH, .lasts_usec = USEC_PER_SEC});
+        add_command(samples,
+                    (Command){.kind = COMMAND_ATTACH, .generation = 1, .lasts_usec = LIMIT_SESSION_USEC});
         add_command(samples, (Command){.kind = COMMAND_END_SESSION, .subject = 1, .generation = 1});
         add_command(samples, (Command){.kind = COMMAND_ADD_TOKEN, .token = &token});
         add_command(samples, (Command){.kind = COMMAND_REMOVE_TOKEN, .token = &token});

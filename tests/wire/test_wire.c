@@ -202,6 +202,8 @@ static void test_unsound_commands_are_not_encoded(void **state) {
                  .owner_tag = long_tag},
                 {.kind = COMMAND_DELETE, .host = 1, .path = "/"},
                 {.kind = COMMAND_END_SESSION, .host = 1, .subject = 1},
+                {.kind = COMMAND_ATTACH, .host = 1},
+                {.kind = COMMAND_ATTACH, .host = 1, .lasts_usec = LIMIT_SESSION_USEC + 1},
                 {.kind = COMMAND_ADD_TOKEN, .host = 1, .token = &classless},
                 {.kind = COMMAND_REMOVE_TOKEN, .host = 1},
                 {.kind = COMMAND_ADD_MEMBER, .host = 1, .member = &nameless},
