@@ -3,6 +3,7 @@
  * stand beside them, hold back, go away and come again, also on another host. Owners keep ephemeral entries.
  * What they were told is compared with what the ghost knows as soon as it knows. */
 #include "sim.h"
+#include "linear.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -33,8 +34,10 @@ typedef struct Op {
         OpState state;
         SimHost *host;
         char path[32], text[24];
-        uint64_t seen; /* newest revision anybody had been told of when it began */
-        uint64_t begun_usec;
+        uint64_t seen;                   /* newest revision anybody had been told of when it began */
+        uint64_t begun_usec, ended_usec; /* told; USEC_INFINITY: never */
+        uint64_t expected;               /* SET_IF: number of the value that has to be there */
+        bool guessed;                    /* … which a damaged host said */
         uint64_t revision, incarnation, serial;
         ResultStatus status;
         /* reads */
@@ -162,6 +165,7 @@ static void client_thinks(Client *client);
 
 static void op_ends(Client *client, OpState state) {
         client->op->state = state;
+        client->op->ended_usec = state == OP_UNKNOWN ? USEC_INFINITY : world.now;
         mix((uint64_t)state << 32 ^ client->op->revision);
         client->op = NULL;
         client->request = NULL;
@@ -218,6 +222,12 @@ static void written(const RequestAnswer *answer, void *userdata) {
         op_ends(client, op->state);
 }
 
+static uint64_t number_of(Bytes value) { /* of the wish that wrote it */
+        char text[24] = "";
+        memcpy(text, value.data, MIN(value.size, sizeof(text) - 1));
+        return strtoull(text + 1, NULL, 10);
+}
+
 static size_t value_of(const Op *op, char *to, size_t room) {
         size_t size = 24 + below(200);
         if (big_values > 0 && chance((unsigned)big_values))
@@ -235,8 +245,9 @@ static void client_writes(Client *client, Op *op) {
         switch (op->kind) {
         case OP_SET_IF:
                 command.flags = COMMAND_IF_MOD_REVISION;
-                command.revision =
-                        agent_get(op->host->agent, op->path, &entry) == 0 ? entry.mod_revision : 0;
+                op->guessed = op->host->touched || op->host->leaving;
+                if (agent_get(op->host->agent, op->path, &entry) == 0)
+                        command.revision = entry.mod_revision, op->expected = number_of(entry.value);
                 /* fall through */
         case OP_SET:
                 command.kind = COMMAND_SET;
@@ -284,6 +295,7 @@ static void look(Client *client) {
         op->found = r == 0;
         if (op->found) {
                 op->value = hash_bytes(entry.value);
+                op->expected = number_of(entry.value);
                 op->mod_revision = entry.mod_revision;
         }
         if (op->kind == OP_READ_LINEAR) {
@@ -337,6 +349,13 @@ static SimHost *choose_host(void) {
         return NULL;
 }
 
+static void key_path(unsigned key, bool directory, char to[static 32]) {
+        if (directory)
+                snprintf(to, 32, "/k/%u", key % 5);
+        else
+                snprintf(to, 32, "/k/%u/%u", key % 5, key);
+}
+
 static void client_acts(void *p, uint64_t a) {
         Client *client = p;
         if (!world.clients || a != client->turn)
@@ -357,10 +376,7 @@ static void client_acts(void *p, uint64_t a) {
                    : kind < 83 ? OP_READ
                                : OP_READ_LINEAR;
         unsigned key = (unsigned)below(n_keys);
-        if (key % 3 == 0 || op->kind == OP_DELETE_TREE)
-                snprintf(op->path, sizeof(op->path), "/k/%u", key % 5);
-        else
-                snprintf(op->path, sizeof(op->path), "/k/%u/%u", key % 5, key);
+        key_path(key, key % 3 == 0 || op->kind == OP_DELETE_TREE, op->path);
         snprintf(op->text, sizeof(op->text), "v%zu", n_ops);
         client->op = op;
         if (op->kind == OP_READ || op->kind == OP_READ_LINEAR)
@@ -646,6 +662,7 @@ static bool decide(Op *op) {
                 op->state = result.status == RESULT_DONE ? OP_APPLIED : OP_REFUSED;
                 op->status = result.status;
                 op->revision = result.revision;
+                op->ended_usec = world.now;
                 return true;
         case OUTCOME_NEVER:
                 op->state = OP_NOT;
@@ -670,6 +687,87 @@ bool clients_decided(void) {
                         unknown[kept++] = unknown[i];
         n_unknown = kept;
         return n_unknown == 0;
+}
+
+/* ---- One after the other ---- */
+
+/* What was asked of the key and answered, as the search for an order sees it. */
+static bool as_linear(const Op *op, const char *path, LinearOp *ret) {
+        bool tree = op->kind == OP_DELETE_TREE;
+        if (!is_below(path, op->path, tree))
+                return false;
+        *ret = (LinearOp){.begun = op->begun_usec, .ended = op->ended_usec};
+        if (op->kind == OP_READ_LINEAR) {
+                ret->need = LINEAR_VALUE;
+                ret->needed = op->expected;
+                return op->state == OP_DONE;
+        }
+        bool applied = op->state == OP_DONE || op->state == OP_APPLIED || op->state == OP_FORGOTTEN ||
+                       op->state == OP_UNKNOWN || op->state == OP_WAITING;
+        if (op->kind == OP_READ || (!applied && op->state != OP_REFUSED))
+                return false;
+        if (op->state == OP_REFUSED)
+                switch (op->status) {
+                case RESULT_EXISTS:
+                        ret->need = LINEAR_SOMETHING;
+                        return true;
+                case RESULT_ABSENT: /* of all that would have gone */
+                        ret->need = LINEAR_VALUE;
+                        return true;
+                case RESULT_CONFLICT:
+                        ret->need = LINEAR_NOT;
+                        ret->needed = op->expected;
+                        return !op->guessed;
+                default:
+                        return false;
+                }
+        bool removes = op->kind == OP_DELETE || tree;
+        ret->changes = true;
+        ret->given = removes ? 0 : (uint64_t)(op - ops) + 1;
+        if (op->kind == OP_DELETE)
+                ret->need = LINEAR_SOMETHING;
+        if (op->kind == OP_CREATE || (op->kind == OP_SET_IF && !op->guessed)) {
+                ret->need = LINEAR_VALUE;
+                ret->needed = op->expected;
+        }
+        if (op->state == OP_FORGOTTEN || op->state == OP_UNKNOWN || op->state == OP_WAITING)
+                ret->ended = LINEAR_NEVER;
+        return true;
+}
+
+static void final_order_of(const char *path, LinearOp *to, size_t *numbers) {
+        LinearTold told;
+        size_t n = 0;
+        for (size_t i = 0; i < n_ops; i++)
+                if (as_linear(&ops[i], path, &to[n]))
+                        numbers[n++] = i;
+        if (linear_check(to, n, &told) == LINEAR_BROKEN) {
+                const Op *op = &ops[numbers[told.culprit]];
+                broken("%s: no order explains what was seen of %s: %s (kind %d, %.6f s to %.6f s, on %s) has no place",
+                       path, path, op->text, op->kind, (double)op->begun_usec / SEC,
+                       (double)op->ended_usec / SEC, op->host->name);
+        }
+        if (told.n_skipped > 0)
+                note("%s: an order for %zu, %zu too many at once", path, told.n_checked, told.n_skipped);
+}
+
+static void final_order(void) {
+        LinearOp *to = calloc(n_ops + 1, sizeof(LinearOp));
+        size_t *numbers = calloc(n_ops + 1, sizeof(size_t));
+        char path[32];
+        assert(to && numbers);
+        for (unsigned key = 0; key < n_keys; key++) {
+                if (key % 3 != 0) {
+                        key_path(key, false, path);
+                        final_order_of(path, to, numbers);
+                }
+                if (key < 5) {
+                        key_path(key, true, path);
+                        final_order_of(path, to, numbers);
+                }
+        }
+        free(to);
+        free(numbers);
 }
 
 /* ---- The end ---- */
@@ -773,4 +871,5 @@ void clients_final(void) {
         }
         free(owner_of);
         free(value_at);
+        final_order();
 }

@@ -1,0 +1,233 @@
+/* The search of Wing and Gong, as Lowe turned it round: walk along calls and returns, and keep every state
+ * in which the key may be (a world: what it holds, and which of the ops under way have happened already). At
+ * a call nothing happens yet. At a return the op must have happened: worlds in which it has not go on to all
+ * those in which it has, through whatever else is under way; those that cannot are dropped. No world left:
+ * no order explains what was seen.
+ *
+ * Two things keep the worlds few. A look changes nothing, so it happens as soon as it may. And of two worlds
+ * that differ only in ops that need not happen at all, the one in which fewer have happened can do whatever
+ * the other can.
+ *
+ * Where there are more worlds than are looked through, the walk waits until nothing is under way and goes on
+ * from a key that may hold anything. */
+#include "linear.h"
+
+#include <assert.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "agent/base/macros.h"
+
+#define SLOTS  64   /* under way at once */
+#define WORLDS 1500 /* at once */
+#define ANY    UINT64_MAX
+
+typedef struct Event {
+        uint64_t usec;
+        size_t op;
+        bool returns;
+} Event;
+
+typedef struct LinearWorld {
+        uint64_t value;
+        uint64_t done; /* slots */
+} LinearWorld;
+
+typedef struct Worlds {
+        LinearWorld at[WORLDS];
+        size_t n;
+        bool full;
+} Worlds;
+
+typedef struct Walk {
+        const LinearOp *ops;
+        size_t slots[SLOTS]; /* op + 1; 0: free */
+        uint64_t used, optional, changing;
+        unsigned slot; /* of the op that returns */
+        Worlds now, next, seen;
+} Walk;
+
+/* ---- Worlds ---- */
+
+static bool allows(uint64_t value, const LinearOp *op) {
+        if (value == ANY)
+                return true;
+        switch (op->need) {
+        case LINEAR_ANYTHING:
+                return true;
+        case LINEAR_VALUE:
+                return value == op->needed;
+        case LINEAR_NOT:
+                return value != op->needed;
+        case LINEAR_SOMETHING:
+                return value != 0;
+        }
+        return false;
+}
+
+/* False: it is there already, or one that can do as much. */
+static bool worlds_add(Worlds *worlds, LinearWorld world, uint64_t optional) {
+        for (size_t i = 0; i < worlds->n; i++) {
+                LinearWorld *other = &worlds->at[i];
+                if (other->value != world.value || (other->done & ~optional) != (world.done & ~optional))
+                        continue;
+                if ((other->done & ~world.done) == 0)
+                        return false;
+                if ((world.done & ~other->done) == 0) {
+                        *other = world;
+                        return true;
+                }
+        }
+        if (worlds->n == WORLDS) {
+                worlds->full = true;
+                return false;
+        }
+        worlds->at[worlds->n++] = world;
+        return true;
+}
+
+/* Looks happen as soon as they may. */
+static LinearWorld with_looks(const Walk *walk, LinearWorld world) {
+        uint64_t looks = walk->used & ~walk->changing & ~world.done;
+        for (; looks != 0; looks &= looks - 1) {
+                unsigned slot = (unsigned)__builtin_ctzll(looks);
+                if (world.value != ANY && allows(world.value, &walk->ops[walk->slots[slot] - 1]))
+                        world.done |= UINT64_C(1) << slot;
+        }
+        return world;
+}
+
+/* A look at a key that may hold anything says what it holds. */
+static LinearWorld after(const Walk *walk, LinearWorld world, unsigned slot) {
+        const LinearOp *op = &walk->ops[walk->slots[slot] - 1];
+        if (op->changes)
+                world.value = op->given;
+        else if (op->need == LINEAR_VALUE)
+                world.value = op->needed;
+        world.done |= UINT64_C(1) << slot;
+        return with_looks(walk, world);
+}
+
+/* From this world to all in which the op that returns has happened. */
+static void go_on(Walk *walk, LinearWorld world) {
+        uint64_t bit = UINT64_C(1) << walk->slot;
+        if (walk->next.full || walk->seen.full)
+                return;
+        if (world.done & bit) {
+                world.done &= ~bit;
+                (void)worlds_add(&walk->next, world, walk->optional);
+                return;
+        }
+        if (!worlds_add(&walk->seen, world, walk->optional))
+                return;
+        uint64_t may = walk->used & ~world.done & (walk->changing | bit);
+        if (world.value == ANY)
+                may = walk->used & ~world.done;
+        for (; may != 0; may &= may - 1) {
+                unsigned slot = (unsigned)__builtin_ctzll(may);
+                if (allows(world.value, &walk->ops[walk->slots[slot] - 1]))
+                        go_on(walk, after(walk, world, slot));
+        }
+}
+
+/* ---- The walk ---- */
+
+static int compare_events(const void *a, const void *b) {
+        const Event *one = a, *other = b;
+        if (one->usec != other->usec)
+                return one->usec < other->usec ? -1 : 1;
+        if (one->returns != other->returns) /* what touches is at once */
+                return one->returns ? 1 : -1;
+        return one->op < other->op ? -1 : one->op > other->op;
+}
+
+static size_t events_of(const LinearOp *ops, size_t n, Event *to) {
+        size_t n_events = 0;
+        for (size_t i = 0; i < n; i++) {
+                to[n_events++] = (Event){.usec = ops[i].begun, .op = i};
+                if (ops[i].ended != LINEAR_NEVER)
+                        to[n_events++] = (Event){.usec = ops[i].ended, .op = i, .returns = true};
+        }
+        qsort(to, n_events, sizeof(Event), compare_events);
+        return n_events;
+}
+
+static bool begins(Walk *walk, size_t op) {
+        if (walk->used == UINT64_MAX)
+                return false;
+        unsigned slot = (unsigned)__builtin_ctzll(~walk->used);
+        uint64_t bit = UINT64_C(1) << slot;
+        walk->slots[slot] = op + 1;
+        walk->used |= bit;
+        if (walk->ops[op].changes)
+                walk->changing |= bit;
+        if (walk->ops[op].ended == LINEAR_NEVER)
+                walk->optional |= bit;
+        for (size_t i = 0; i < walk->now.n; i++)
+                walk->now.at[i] = with_looks(walk, walk->now.at[i]);
+        return true;
+}
+
+static bool returns(Walk *walk, size_t op) {
+        unsigned slot = 0;
+        while (walk->slots[slot] != op + 1)
+                slot++;
+        uint64_t bit = UINT64_C(1) << slot;
+        walk->slot = slot;
+        walk->next.n = walk->seen.n = 0;
+        walk->next.full = walk->seen.full = false;
+        for (size_t i = 0; i < walk->now.n; i++)
+                go_on(walk, walk->now.at[i]);
+        walk->slots[slot] = 0;
+        walk->used &= ~bit;
+        walk->changing &= ~bit;
+        memcpy(&walk->now, &walk->next, offsetof(Worlds, at) + walk->next.n * sizeof(LinearWorld));
+        walk->now.n = walk->next.n;
+        return !walk->next.full && !walk->seen.full;
+}
+
+static void anew(Walk *walk, uint64_t value) {
+        memset(walk->slots, 0, sizeof(walk->slots));
+        walk->used = walk->optional = walk->changing = 0;
+        walk->now.at[0] = (LinearWorld){.value = value};
+        walk->now.n = 1;
+}
+
+LinearVerdict linear_check(LinearOp *ops, size_t n, LinearTold *ret) {
+        _cleanup_(freep) Event *events = calloc(2 * n + 1, sizeof(Event));
+        _cleanup_(freep) Walk *walk = calloc(1, sizeof(Walk));
+        assert(events && walk);
+        size_t n_events = events_of(ops, n, events), under_way = 0;
+        bool lost = false;
+
+        *ret = (LinearTold){};
+        walk->ops = ops;
+        anew(walk, 0);
+        for (size_t i = 0; i < n_events; i++) {
+                const Event *event = &events[i];
+                if (event->returns)
+                        under_way--;
+                else
+                        under_way++;
+                if (lost) {
+                        ret->n_skipped += event->returns;
+                        if (under_way == 0)
+                                lost = false, anew(walk, ANY);
+                        continue;
+                }
+                if (!event->returns) {
+                        lost = !begins(walk, event->op);
+                        continue;
+                }
+                lost = !returns(walk, event->op);
+                if (!lost && walk->now.n == 0) {
+                        ret->culprit = event->op;
+                        return LINEAR_BROKEN;
+                }
+                ret->n_checked += !lost;
+                ret->n_skipped += lost;
+                if (lost && under_way == 0)
+                        lost = false, anew(walk, ANY);
+        }
+        return LINEAR_HOLDS;
+}
