@@ -88,11 +88,8 @@ static void hear_tree(Agent *agent) {
         int r = tree_maintain(agent->tree);
         if (r < 0 && hall_tree_failed(agent, r, "it cannot be maintained") < 0)
                 return;
-        if (r == TREE_FULL) {
-                agent->full_usec = agent->now_usec;
-                if (agent->follow.active)
-                        follow_end(agent); /* what it took is not what follows the tree any more */
-        }
+        if (r == TREE_FULL)
+                hall_taken_back(agent);
         hall_look_at_tree(agent);
         bool full = agent->log_full || agent->full_usec != 0;
         if (full != agent->disk_full)
@@ -329,9 +326,7 @@ static void commit_tree(Agent *agent) {
         agent->commit_usec = 0;
         if (r == TREE_FULL) {
                 SIM_SEEN("turn: a full disk takes the open transaction back");
-                agent->full_usec = agent->now_usec;
-                if (agent->follow.active)
-                        follow_end(agent);
+                hall_taken_back(agent);
                 return;
         }
         if (r != 0) {
