@@ -105,6 +105,17 @@ static void send_messages(Agent *agent, const RaftUpdate *update) {
         }
 }
 
+/* Others work on what we send while we do what is left of the turn: so it leaves before the log's thread is
+ * woken and before anything is applied. Only a leader whose own callers wait answers them first when the
+ * letters tell no more than how far it is committed. */
+static void flush_early(Agent *agent, const RaftUpdate *update) {
+        bool urgent = agent->requests.offered == NULL || agent->raft_status.role != RAFT_LEADER;
+        for (size_t i = 0; i < update->n_messages && !urgent; i++)
+                urgent = update->messages[i].type != RAFT_BEAT;
+        if (urgent && update->n_messages > 0)
+                agent->outside.flush(agent->outside.userdata);
+}
+
 static void store(Agent *agent, const RaftUpdate *update) {
         const RaftStore *order = &update->store;
         if (order->seq == 0)
@@ -267,6 +278,7 @@ static void update_core(Agent *agent) {
         }
         look_at_core(agent);
         send_messages(agent, &update);
+        flush_early(agent, &update);
         store(agent, &update);
         if (update.commit > agent->noted_commit) {
                 /* Behind the batch that holds those entries: after 100 ms of quiet the log writes it down.
