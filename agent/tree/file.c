@@ -570,6 +570,8 @@ int transaction_rollback(Tree *tree) {
         scrub_restart(tree);
         tree->open = tree->dirty = false;
         tree->pages = tree->rows = 0;
+        if (tree->fatal != 0)
+                return tree->fatal; /* no call will succeed any more, and each may take seconds to say so */
         int r = meta_load(tree);
         if (r == 0)
                 r = requests_load_expiry(tree);
