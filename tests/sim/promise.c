@@ -36,6 +36,7 @@ typedef struct Order {
 typedef struct Asked { /* a ReadIndex under way */
         uint64_t id;   /* key */
         uint64_t committed;
+        unsigned life;
         UT_hash_handle hh;
 } Asked;
 
@@ -554,6 +555,7 @@ int __wrap_raft_read(Raft *raft, uint64_t id, uint64_t now_usec) {
                         HASH_ADD(hh, shadows[i].asked, id, sizeof(asked->id), asked);
                 }
                 asked->committed = agreed_max;
+                asked->life = host->life;
         }
         return r;
 }
@@ -564,7 +566,8 @@ void __wrap_reads_done(Agent *agent, const RaftReadDone *done) {
         Asked *asked = NULL;
         HASH_FIND(hh, shadow->asked, &done->id, sizeof(done->id), asked);
         if (asked) {
-                if (!done->lost && done->index < asked->committed)
+                /* An id of an earlier process, whose disk was wiped since, asks in another cluster now. */
+                if (!done->lost && asked->life == host->life && done->index < asked->committed)
                         broken("%s lets a read pass at %llu; when it was asked, %llu was committed",
                                host->name, LLU(done->index), LLU(asked->committed));
                 HASH_DEL(shadow->asked, asked);
