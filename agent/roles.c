@@ -172,6 +172,14 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
                 return;
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
+        if (roles->promote_seq != 0) {
+                /* The disk has the order: who asks now is answered when it is done, and the core is held
+                 * until then, for its vote in that term is spent there. */
+                SIM_SEEN("roles: asked while the base is written for another reason");
+                roles->promote_from = from;
+                roles->promote_term = promote->term;
+                return;
+        }
         begin_base(agent, from, promote->term);
 }
 

@@ -382,9 +382,10 @@ static int switch_tree(Agent *agent) {
                 agent->follow.term = agent->follow.beat = agent->follow.leader = agent->follow.commit = 0;
                 agent->reads.gate = false;
                 raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
-        } else if (was_following && !agent->raft_status.keeps_log)
+        } else if (was_following && !agent->raft_status.keeps_log) {
+                raft_spent(agent->raft, tree->applied_term);
                 raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
-        else {
+        } else {
                 SIM_SEEN("snapshot: installed by a voter");
                 fetch->base_seq = seq;
         }

@@ -402,6 +402,7 @@ static void drop_tail(Agent *agent) {
                 return;
         agent->demote = false;
         raft_demoted(agent->raft);
+        raft_spent(agent->raft, tree->applied_term);
         raft_observe(agent->raft, tree->applied, tree->applied_term, &tree->conf, tree->conf_index);
 }
 

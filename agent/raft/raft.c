@@ -342,6 +342,12 @@ void raft_demoted(Raft *raft) {
         raft->keeps_log = false;
 }
 
+void raft_spent(Raft *raft, uint64_t term) {
+        if (raft->term < term)
+                become_follower(raft, term, 0);
+        base_term_spent(raft, term);
+}
+
 void raft_release(Raft *raft, uint64_t index) {
         logview_release(&raft->log, MIN(index, raft->commit));
 }

@@ -182,6 +182,9 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
 /* Passive host: the log was dropped behind a synced tree (demotion); raft_observe() tells of it from now on.
  */
 void raft_demoted(Raft *raft);
+/* Passive host: its log was ordered to begin behind an entry of `term`. That term is known there, and its
+ * vote spent: the core must not write down less later. */
+void raft_spent(Raft *raft, uint64_t term);
 /* The hall needs no entry up to `index` any more (its tree has committed them). */
 void raft_release(Raft *raft, uint64_t index);
 /* The log begins behind `index` now. */
