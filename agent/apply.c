@@ -90,6 +90,7 @@ static void after_command(Agent *agent, const Command *command, const Result *re
 static int apply_to_tree(Agent *agent, const Entry *entry, const EntryStamp *stamp, const Command *command,
                          const Conf *conf, Result *ret) {
         bool valid = command && join_signature_valid(agent, command);
+        tree_want_previous(agent->tree, agent->watches.n_previous > 0);
         int r = tree_apply(agent->tree, entry, stamp, command, conf, valid, WIRE_VERSION,
                            command ? note_change : NULL, agent, ret);
         return r == -EBADMSG ? TREE_ROTTEN : r;
@@ -136,17 +137,6 @@ static int apply_entry(Agent *agent, const Entry *entry) {
         return r;
 }
 
-/* Wherever the tree answers TREE_FULL: the open transaction is gone. Its entries are still in memory or in
- * the log, or are asked for again. */
-void hall_taken_back(Agent *agent) {
-        hall_look_at_tree(agent);
-        agent->full_usec = agent->now_usec;
-        agent->commit_usec = 0;
-        agent->status_dirty = true;
-        if (agent->follow.active)
-                follow_end(agent); /* what waits there is not what follows the tree any more */
-}
-
 static void apply_stopped(Agent *agent, int r) {
         if (r == TREE_HALTED) {
                 agent->halted = agent->status_dirty = true;
@@ -158,8 +148,13 @@ static void apply_stopped(Agent *agent, int r) {
         }
         if (r == TREE_FULL) {
                 SIM_SEEN("apply: no room for the tree");
-                agent->disk_full = true;
-                hall_taken_back(agent);
+                /* SQLite has taken back the open transaction; its entries are still in memory, or are asked
+                 * for again. */
+                hall_look_at_tree(agent);
+                agent->disk_full = agent->status_dirty = true;
+                agent->full_usec = agent->now_usec;
+                if (agent->follow.active)
+                        follow_end(agent);
                 return;
         }
         if (r == TREE_ROTTEN) {

@@ -92,6 +92,8 @@ static void watch_bury(Watch *watch) {
                 free(watch->at);
         }
         watches->n--;
+        if (watch->flags & WATCH_PREVIOUS)
+                watches->n_previous--;
         if (watch->flags & WATCH_MARKS)
                 watches->n_marks--;
         free(watch);
@@ -415,6 +417,8 @@ int agent_watch(Agent *agent, const char *subtree, uint32_t flags, uint64_t from
         };
         DL_APPEND2(at->watches, watch, prev, next_at);
         watches->n++;
+        if (flags & WATCH_PREVIOUS)
+                watches->n_previous++;
         if (flags & WATCH_MARKS) {
                 if (watches->n_marks++ == 0)
                         watches->mark_usec = hall_now(agent) + MARK_USEC;

@@ -138,6 +138,10 @@ static int apply_tell(Apply *apply, TreeListener listener, void *userdata) {
                               listener, userdata, &next);
 }
 
+void tree_want_previous(Tree *tree, bool wanted) {
+        tree->no_previous = !wanted;
+}
+
 int tree_apply(Tree *tree, const Entry *entry, const EntryStamp *stamp, const Command *command,
                const Conf *conf, bool signature_valid, uint32_t version, TreeListener listener,
                void *userdata, Result *ret) {

@@ -196,7 +196,7 @@ static int build_replace(TreeBuild *build, const Row *row, bool *ret_lived) {
 
 static int build_put(Tree *tree, const Row *row, bool lived) {
         Bytes key = BYTES(row->key, row->key_size);
-        int r = key_point(tree, key, row->id, !lived);
+        int r = key_point(tree, row);
         if (r == 0 && !lived)
                 r = index_delete(tree, INDEX_TOMB, key);
         if (r == 0 && row->owner_host != 0) {
@@ -373,6 +373,8 @@ int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uin
         if (build->failed != 0)
                 return build->failed;
         int r = build_verify(build);
+        if (r == 0)
+                r = transaction_flush(tree);
         if (r == 0)
                 r = meta_save(tree);
         if (r == 0)

@@ -1,6 +1,6 @@
 /* Entries: each value lies once, in revision order, in `rows`; `keys` points from a path to the newest row
  * of an entry that lives. A change appends a row and turns the pointer; a deletion appends a tombstone and
- * takes the pointer away. So random writes cost a small index page each and nothing else.
+ * takes the pointer away.
  *
  * A SET without EPHEMERAL makes an ephemeral entry permanent, as in etcd a put without lease detaches the
  * key; a SET with EPHEMERAL gives the entry to its new owner, whoever had it. IF_OWNED guards both ways.
@@ -10,188 +10,12 @@
 
 #include <string.h>
 
-/* ---- The key index ---- */
-
-/* "/a" holds "/a/…": behind "/a/", before "/a0" ('0' follows '/'). "/" holds all. */
-void range_below(Range *range, const char *subtree) {
-        size_t n = strlen(subtree);
-        assert(n > 0 && n <= LIMIT_PATH_BYTES);
-        n = n == 1 ? 0 : n;
-        memcpy(range->low, subtree, n);
-        memcpy(range->high, subtree, n);
-        range->low[n] = '/';
-        range->high[n] = '/' + 1;
-        range->low_size = range->high_size = n + 1;
-}
-
-int key_find(Tree *tree, Bytes key, uint64_t *ret_id) {
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_KEY_FIND, &s);
-        if (r != 0)
-                return r;
-        bind_bytes(s, 1, key.data, key.size);
-        r = sql_step(tree, s);
-        if (r == 0)
-                *ret_id = column_u64(s, 0);
-        sql_release(tree, STMT_KEY_FIND, s);
-        return r;
-}
-
-int key_point(Tree *tree, Bytes key, uint64_t id, bool is_new) {
-        Statement which = is_new ? STMT_KEY_INSERT : STMT_KEY_UPDATE;
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, which, &s);
-        if (r != 0)
-                return r;
-        bind_bytes(s, 1, key.data, key.size);
-        bind_u64(s, 2, id);
-        return sql_run(tree, which, s);
-}
-
-int key_drop(Tree *tree, Bytes key) {
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_KEY_DELETE, &s);
-        if (r != 0)
-                return r;
-        bind_bytes(s, 1, key.data, key.size);
-        return sql_run(tree, STMT_KEY_DELETE, s);
-}
-
 size_t owned_key(uint8_t to[static 16 + LIMIT_PATH_BYTES], uint64_t host, uint64_t generation, Bytes path) {
         assert(path.size <= LIMIT_PATH_BYTES);
         key_write(to, host);
         key_write(to + 8, generation);
         memcpy(to + 16, path.data, path.size);
         return 16 + path.size;
-}
-
-/* ---- Rows ---- */
-
-static int row_rot(const Tree *tree, uint64_t id) {
-        report_say(&tree->options.report, LOG_ERR, "%s: the row of revision %llu, number %llu is rotten",
-                   tree->path, (unsigned long long)row_revision(id),
-                   (unsigned long long)(id & ((1u << ROW_SHIFT) - 1)));
-        return TREE_ROTTEN;
-}
-
-/* Is it a row that apply could have written? For bytes from a peer, and for bytes from the disk before the
- * hash is computed over them. */
-bool row_is_sane(const Row *row, size_t tag_size) {
-        if (row->kind != TREE_PUT && row->kind != TREE_DELETE)
-                return false;
-        if (row->key_size == 0 || row->key_size > LIMIT_PATH_BYTES || tag_size > OWNER_TAG_BYTES)
-                return false;
-        if (row->value.size > LIMIT_VALUE_BYTES || (row->kind == TREE_DELETE && row->value.size > 0))
-                return false;
-        if (row_revision(row->id) == 0 || row->id > INT64_MAX || row->previous >= row->id)
-                return false;
-        return row->create_revision <= row_revision(row->id);
-}
-
-Row row_decode(const uint8_t head[static ROW_HEAD_BYTES]) {
-        return (Row){
-                .id = bytes_get_u64(head),
-                .create_revision = bytes_get_u64(head + 8),
-                .version = bytes_get_u64(head + 16),
-                .previous = bytes_get_u64(head + 24),
-                .owner_host = bytes_get_u64(head + 32),
-                .owner_generation = bytes_get_u64(head + 40),
-                .kind = head[48],
-                .key_size = bytes_get_u32(head + 52),
-                .value = {.size = bytes_get_u32(head + 56)},
-        };
-}
-
-static int row_read(Tree *tree, sqlite3_stmt *s, uint64_t id, Buffer *into, Row *ret) {
-        Bytes tag = column_bytes(s, 6), key = column_bytes(s, 7), sum = column_bytes(s, 8);
-        Bytes value = column_bytes(s, 9);
-        Row row = {
-                .id = id,
-                .kind = (TreeChangeKind)sqlite3_column_int(s, 0),
-                .create_revision = column_u64(s, 1),
-                .version = column_u64(s, 2),
-                .previous = column_u64(s, 3),
-                .owner_host = column_u64(s, 4),
-                .owner_generation = column_u64(s, 5),
-                .key_size = key.size,
-                .value = value,
-        };
-        if (!row_is_sane(&row, tag.size) || sum.size != 16)
-                return row_rot(tree, id);
-
-        /* key NUL tag NUL value */
-        into->size = 0;
-        int r = buffer_reserve(into, key.size + tag.size + value.size + 2);
-        if (r < 0)
-                return r;
-        char *p = (char *)into->data;
-        memcpy(p, key.data, key.size);
-        p[key.size] = 0;
-        if (tag.size > 0)
-                memcpy(p + key.size + 1, tag.data, tag.size);
-        p[key.size + 1 + tag.size] = 0;
-        if (value.size > 0)
-                memcpy(p + key.size + tag.size + 2, value.data, value.size);
-        into->size = key.size + tag.size + value.size + 2;
-        row.key = p;
-        row.owner_tag = p + key.size + 1;
-        row.value.data = (uint8_t *)p + key.size + tag.size + 2;
-
-        if (strlen(row.key) != key.size || strlen(row.owner_tag) != tag.size)
-                return row_rot(tree, id);
-        row.sum = sum_read(sum.data);
-        if (row_hash(&row) != row.sum)
-                return row_rot(tree, id);
-        *ret = row;
-        return 0;
-}
-
-int row_load(Tree *tree, uint64_t id, Buffer *into, Row *ret) {
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_ROW_GET, &s);
-        if (r != 0)
-                return r;
-        bind_u64(s, 1, id);
-        r = sql_step(tree, s);
-        if (r == 0)
-                r = row_read(tree, s, id, into, ret);
-        sql_release(tree, STMT_ROW_GET, s);
-        return r;
-}
-
-int row_insert(Tree *tree, const Row *row) {
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_ROW_INSERT, &s);
-        if (r != 0)
-                return r;
-        uint8_t sum_bytes[16];
-        sum_write(sum_bytes, row->sum);
-        bind_u64(s, 1, row->id);
-        bind_u64(s, 2, row->kind);
-        bind_u64(s, 3, row->create_revision);
-        bind_u64(s, 4, row->version);
-        bind_u64(s, 5, row->previous);
-        bind_u64(s, 6, row->owner_host);
-        bind_u64(s, 7, row->owner_generation);
-        bind_bytes(s, 8, row->owner_tag, strlen(row->owner_tag));
-        bind_bytes(s, 9, row->key, row->key_size);
-        bind_bytes(s, 10, sum_bytes, sizeof(sum_bytes));
-        bind_bytes(s, 11, row->value.data, row->value.size);
-        tree->pages += 1 + row->value.size / TREE_PAGE_BYTES;
-        tree->rows++;
-        return sql_run(tree, STMT_ROW_INSERT, s);
-}
-
-/* The live row of a key, as the pointer says; a pointer to anything else is rot. */
-static int row_live(Tree *tree, Bytes key, uint64_t id, Buffer *into, Row *ret) {
-        int r = row_load(tree, id, into, ret);
-        if (r == TREE_NONE)
-                return row_rot(tree, id);
-        if (r != 0)
-                return r;
-        if (ret->kind != TREE_PUT || ret->key_size != key.size || memcmp(ret->key, key.data, key.size) != 0)
-                return row_rot(tree, id);
-        return 0;
 }
 
 /* ---- Changes ---- */
@@ -221,12 +45,40 @@ static void change_note(Apply *apply, const Row *row, const Row *before) {
         };
 }
 
+/* The row as it is known, without its value. */
+static int before_of(Tree *tree, Bytes path, const KeyState *state, Row *ret) {
+        tree->before.size = 0;
+        int r = buffer_append(&tree->before, path.data, path.size);
+        if (r == 0)
+                r = buffer_append(&tree->before, "", 1);
+        if (r < 0)
+                return r;
+        *ret = (Row){
+                .id = state->id,
+                .kind = TREE_PUT,
+                .create_revision = state->create_revision,
+                .version = state->version,
+                .owner_tag = "",
+                .key = (const char *)tree->before.data,
+                .key_size = path.size,
+                .value = BYTES("", 0),
+                .sum = state->sum,
+        };
+        return 0;
+}
+
 int entry_before(Apply *apply, Bytes path, Row *ret) {
-        uint64_t id;
-        int r = key_find(apply->tree, path, &id);
+        Tree *tree = apply->tree;
+        KeyState state;
+        int r = key_look(tree, path, &state);
         if (r != 0)
                 return r;
-        return row_live(apply->tree, path, id, &apply->tree->before, ret);
+        if (state.whole && tree->no_previous)
+                return before_of(tree, path, &state, ret);
+        r = row_live(tree, path, state.id, &tree->before, ret);
+        if (r == 0)
+                key_learn(tree, ret);
+        return r;
 }
 
 static int owner_change(Apply *apply, Bytes path, const Row *before, const Row *after, bool count) {
@@ -278,7 +130,7 @@ int entry_put(Apply *apply, const Row *before) {
         row.sum = row_hash(&row);
         int r = row_insert(tree, &row);
         if (r == 0)
-                r = key_point(tree, path, row.id, !before);
+                r = key_point(tree, &row);
         if (r == 0 && !before) /* the path may have a tombstone */
                 r = index_delete(tree, INDEX_TOMB, path);
         if (r == 0 && (owned || (before && before->owner_host != 0)))
@@ -286,7 +138,6 @@ int entry_put(Apply *apply, const Row *before) {
         if (r != 0)
                 return r;
 
-        tree->pages++;
         tree->meta.digest += row.sum - (before ? before->sum : 0);
         scrub_key_changed(tree, path, row.sum - (before ? before->sum : 0), !before);
         tree->meta.n_entries += !before;
@@ -324,7 +175,6 @@ int entry_delete(Apply *apply, Bytes path, bool count) {
         if (r != 0)
                 return r;
 
-        tree->pages++;
         tree->meta.digest -= before.sum;
         scrub_key_changed(tree, path, -before.sum, -1);
         tree->meta.n_entries--;
@@ -361,8 +211,8 @@ static int names_below(Tree *tree, const Range *range, size_t limit, Buffer *nam
         int r = sql_acquire(tree, STMT_KEY_RANGE, &s);
         if (r != 0)
                 return r;
-        bind_bytes(s, 1, range->low, range->low_size);
-        bind_bytes(s, 2, range->high, range->high_size);
+        bind_text(s, 1, range->low, range->low_size);
+        bind_text(s, 2, range->high, range->high_size);
         r = names_collect(tree, s, 0, limit, names, ret_n);
         sql_release(tree, STMT_KEY_RANGE, s);
         return r;
@@ -656,8 +506,8 @@ static int list_all(List *list, const char *subtree, const char *after) {
         r = sql_acquire(tree, STMT_KEY_RANGE, &s);
         if (r != 0)
                 return r;
-        bind_bytes(s, 1, behind ? (const uint8_t *)after : range.low, behind ? n : range.low_size);
-        bind_bytes(s, 2, range.high, range.high_size);
+        bind_text(s, 1, behind ? (const uint8_t *)after : range.low, behind ? n : range.low_size);
+        bind_text(s, 2, range.high, range.high_size);
         while ((r = sql_step(tree, s)) == 0) {
                 r = list_give(list, column_bytes(s, 0), column_u64(s, 1));
                 if (r != 0) {
@@ -675,8 +525,8 @@ static int key_next(Tree *tree, Bytes low, Bytes high, uint8_t *key, size_t *ret
         int r = sql_acquire(tree, STMT_KEY_RANGE, &s);
         if (r != 0)
                 return r;
-        bind_bytes(s, 1, low.data, low.size);
-        bind_bytes(s, 2, high.data, high.size);
+        bind_text(s, 1, low.data, low.size);
+        bind_text(s, 2, high.data, high.size);
         r = sql_step(tree, s);
         if (r == 0) {
                 Bytes found = column_bytes(s, 0);
@@ -800,15 +650,19 @@ int tree_list(Tree *tree, const char *subtree, const char *after, uint32_t flags
         return 0;
 }
 
-static int newest(Tree *tree, Statement which, int first, const Range *range, uint64_t *newest_id) {
+static int newest(Tree *tree, Statement which, const Range *range, uint64_t *newest_id) {
         sqlite3_stmt *s;
         int r = sql_acquire(tree, which, &s);
         if (r != 0)
                 return r;
-        if (first == 2)
+        if (which == STMT_KEY_NEWEST) {
+                bind_text(s, 1, range->low, range->low_size);
+                bind_text(s, 2, range->high, range->high_size);
+        } else {
                 bind_u64(s, 1, INDEX_TOMB);
-        bind_bytes(s, first, range->low, range->low_size);
-        bind_bytes(s, first + 1, range->high, range->high_size);
+                bind_bytes(s, 2, range->low, range->low_size);
+                bind_bytes(s, 3, range->high, range->high_size);
+        }
         r = sql_step(tree, s);
         if (r == 0)
                 *newest_id = MAX(*newest_id, column_u64(s, 0));
@@ -830,9 +684,9 @@ int tree_changed(Tree *tree, const char *subtree, uint64_t *ret_revision) {
         uint64_t id = 0, own;
         Bytes key = BYTES(subtree, strlen(subtree));
 
-        int r = newest(tree, STMT_KEY_NEWEST, 1, &range, &id);
+        int r = newest(tree, STMT_KEY_NEWEST, &range, &id);
         if (r == 0)
-                r = newest(tree, STMT_INDEX_NEWEST, 2, &range, &id);
+                r = newest(tree, STMT_INDEX_NEWEST, &range, &id);
         if (r != 0)
                 return r;
         r = key_find(tree, key, &own);

@@ -12,22 +12,21 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* `value` stands last in rows: metadata is read without touching a large value's pages. */
+/* `value` stands last in rows: heads are read without touching a large value's pages. A key that is text is
+ * compared twice as fast as one that is a blob; and without a default for it SQLite would copy each page
+ * that an INSERT OR REPLACE of many rows touches, in case it has to take that INSERT back. */
 static const char file_schema_text[] =
         "CREATE TABLE meta(id INTEGER PRIMARY KEY, applied INTEGER, applied_term INTEGER, revision INTEGER, "
         "floor INTEGER, cluster_usec INTEGER, n_entries INTEGER, conf BLOB, conf_index INTEGER, "
         "cluster BLOB, epoch INTEGER, digest BLOB, pruned INTEGER, sum BLOB);"
-        "CREATE TABLE rows(id INTEGER PRIMARY KEY, kind INTEGER, create_revision INTEGER, version INTEGER, "
-        "previous INTEGER, owner_host INTEGER, owner_generation INTEGER, owner_tag BLOB, key BLOB, "
-        "sum BLOB, value BLOB);"
-        "CREATE TABLE keys(key BLOB PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE rows(id INTEGER PRIMARY KEY, head BLOB, value BLOB);"
+        "CREATE TABLE keys(key TEXT NOT NULL DEFAULT '', id INTEGER, PRIMARY KEY(key)) WITHOUT ROWID;"
         "CREATE TABLE records(kind INTEGER, key BLOB, sum BLOB, body BLOB, PRIMARY KEY(kind, key)) "
         "WITHOUT ROWID;"
         "CREATE TABLE indexes(kind INTEGER, key BLOB, value INTEGER, PRIMARY KEY(kind, key)) WITHOUT ROWID;"
         /* for people with sqlite3 and a backup */
-        "CREATE VIEW entries AS SELECT CAST(k.key AS TEXT) AS path, CAST(r.value AS TEXT) AS value, "
-        "r.create_revision, r.id >> 20 AS mod_revision, r.version, r.owner_host "
-        "FROM keys k JOIN rows r ON r.id = k.id;";
+        "CREATE VIEW entries AS SELECT k.key AS path, CAST(r.value AS TEXT) AS value, "
+        "r.id >> 20 AS mod_revision FROM keys k JOIN rows r ON r.id = k.id;";
 
 /* ---- Names ---- */
 
@@ -120,6 +119,7 @@ static int pragmas_apply(const Tree *tree, sqlite3 *db, bool building) {
                 {"PRAGMA mmap_size=0", "PRAGMA mmap_size", "0"},
                 {cache_set, "PRAGMA cache_size", cache_want},
                 {"PRAGMA trusted_schema=0", "PRAGMA trusted_schema", "0"},
+                {"PRAGMA secure_delete=0", "PRAGMA secure_delete", "0"},
                 {"PRAGMA temp_store=2", "PRAGMA temp_store", "2"},
                 {"PRAGMA cell_size_check=1", "PRAGMA cell_size_check", "1"},
         };
@@ -478,6 +478,8 @@ int file_reopen(Tree *tree) {
 
 void tree_deinit(Tree *tree) {
         requests_forget(tree);
+        keys_forget(tree);
+        buffer_deinit(&tree->rows_waiting.bytes);
         buffer_deinit(&tree->seen);
         buffer_deinit(&tree->before);
         buffer_deinit(&tree->record);
@@ -534,6 +536,22 @@ void tree_status(const Tree *tree, TreeStatus *ret) {
 
 /* ---- The transaction ---- */
 
+int transaction_flush(Tree *tree) {
+        int r = rows_flush(tree);
+        return r != 0 ? r : keys_flush(tree);
+}
+
+/* What the transaction made dirty: rows lie one after the other, pointers some 64 in a page. */
+size_t transaction_pages(const Tree *tree) {
+        return tree->pages + tree->row_bytes / TREE_PAGE_BYTES +
+               MIN(tree->turned, (size_t)tree->meta.n_entries / 64);
+}
+
+static void transaction_over(Tree *tree) {
+        tree->open = tree->dirty = false;
+        tree->pages = tree->row_bytes = tree->turned = tree->rows = 0;
+}
+
 int transaction_begin(Tree *tree) {
         if (tree->open)
                 return 0;
@@ -546,8 +564,6 @@ int transaction_begin(Tree *tree) {
         if (r != 0)
                 return r;
         tree->open = true;
-        tree->pages = 0;
-        tree->rows = 0;
         maintain_begun(tree);
         return 0;
 }
@@ -557,6 +573,8 @@ int transaction_begin(Tree *tree) {
 int transaction_rollback(Tree *tree) {
         tree->lost = 0;
         tree->meta = tree->saved;
+        rows_forget(tree);
+        keys_forget(tree);
         if (!sqlite3_get_autocommit(tree->db)) { /* SQLite may have done it already */
                 sqlite3_stmt *s;
                 int r = sql_acquire(tree, STMT_ROLLBACK, &s);
@@ -568,10 +586,7 @@ int transaction_rollback(Tree *tree) {
         requests_forget(tree);
         members_forget(tree);
         scrub_restart(tree);
-        tree->open = tree->dirty = false;
-        tree->pages = tree->rows = 0;
-        if (tree->fatal != 0)
-                return tree->fatal; /* no call will succeed any more, and each may take seconds to say so */
+        transaction_over(tree);
         int r = meta_load(tree);
         if (r == 0)
                 r = requests_load_expiry(tree);
@@ -598,6 +613,8 @@ int transaction_failed(Tree *tree, int r) {
 
 static int commit_contents(Tree *tree) {
         int r = transaction_begin(tree);
+        if (r == 0)
+                r = transaction_flush(tree);
         if (r != 0)
                 return r;
         r = requests_flush(tree);
@@ -629,8 +646,7 @@ int transaction_commit(Tree *tree, bool wait) {
                         r = sql_run(tree, STMT_COMMIT, s);
         }
         if (r == 0) {
-                tree->open = tree->dirty = false;
-                tree->pages = tree->rows = 0;
+                transaction_over(tree);
                 tree->saved = tree->meta;
                 tree->committed = tree->meta.applied;
         } else
@@ -640,7 +656,7 @@ int transaction_commit(Tree *tree, bool wait) {
 }
 
 int tree_commit(Tree *tree) {
-        int r = transaction_commit(tree, tree->pages >= TREE_BLOCK_PAGES);
+        int r = transaction_commit(tree, transaction_pages(tree) >= TREE_BLOCK_PAGES);
         if (r == 0)
                 snapshots_check(tree);
         return r;

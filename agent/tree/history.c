@@ -72,7 +72,13 @@ int history_replay(Tree *tree, const char *subtree, uint64_t from, uint64_t to, 
                         revision = row_revision(id);
                 }
                 rows++;
-                if (!key_is_below(column_bytes(s, 1), subtree))
+                Row row;
+                Bytes tag;
+                if (!row_head_read(id, column_bytes(s, 1), &row, &tag)) {
+                        r = row_rot(tree, id);
+                        break;
+                }
+                if (!key_is_below(BYTES(row.key, row.key_size), subtree))
                         continue;
                 if (waiting != 0)
                         r = history_give(tree, waiting, false, listener, userdata, &bytes);
@@ -128,27 +134,28 @@ typedef struct Link {
 
 static int links_read(Tree *tree, uint64_t from, uint64_t to, size_t n, Link *links, size_t *ret_n) {
         sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_ROW_LINKS, &s);
+        int r = sql_acquire(tree, STMT_ROW_SCAN, &s);
         if (r != 0)
                 return r;
         bind_u64(s, 1, from);
         bind_u64(s, 2, to);
-        bind_u64(s, 3, n);
         size_t i = 0;
         while (i < n && (r = sql_step(tree, s)) == 0) {
                 Link *link = links + i++;
-                link->id = column_u64(s, 0);
-                link->tomb = sqlite3_column_int(s, 1) == TREE_DELETE;
-                link->previous = column_u64(s, 2);
-                Bytes key = column_bytes(s, 3);
-                if (key.size > LIMIT_PATH_BYTES || link->previous >= link->id) {
-                        r = TREE_ROTTEN;
+                uint64_t id = column_u64(s, 0);
+                Row row;
+                Bytes tag;
+                if (!row_head_read(id, column_bytes(s, 1), &row, &tag)) {
+                        r = row_rot(tree, id);
                         break;
                 }
-                link->key_size = (uint16_t)key.size;
-                memcpy(link->key, key.data, key.size);
+                *link = (Link){.id = id, .previous = row.previous, .tomb = row.kind == TREE_DELETE};
+                if (link->tomb) {
+                        link->key_size = (uint16_t)row.key_size;
+                        memcpy(link->key, row.key, row.key_size);
+                }
         }
-        sql_release(tree, STMT_ROW_LINKS, s);
+        sql_release(tree, STMT_ROW_SCAN, s);
         *ret_n = i;
         return r == TREE_NONE ? 0 : r;
 }

@@ -2,7 +2,8 @@
  *
  *      apply.c                                   one entry at a time; exactly once
  *      members.c sessions.c tokens.c requests.c kept.c  what commands mean
- *      entries.c history.c                       rows, the key index, changes, pruning
+ *      entries.c history.c                       changes, reading, pruning
+ *      rows.c keys.c                             the two tables below them
  *      records.c                                 the small tables
  *      digest.c                                  hashes; whoever writes a row keeps the sum
  *      file.c maintain.c                         the file, transactions, checkpoints
@@ -34,6 +35,9 @@ typedef unsigned __int128 Sum;
 #define TREE_EXPIRE_ROWS  64                    /* of them dropped by one apply */
 #define TREE_PRUNE_ROWS   500                   /* in one slice */
 #define TREE_SCAN_ROWS    4096                  /* of history in one call */
+#define TREE_AT_ONCE      16                    /* rows in one INSERT */
+#define TREE_KNOWN_KEYS   16384                 /* paths of which memory knows what a write has to know */
+#define TREE_WAITING_KEYS 4096                  /* of them: their pointers in the table are old */
 #define TREE_NAME_BYTES   40                    /* "tree-<16 hex>-<8 hex>.db" and NUL */
 
 /* ---- Statements ---- */
@@ -45,16 +49,16 @@ typedef enum Statement {
         STMT_META_LOAD,
         STMT_META_SAVE,
         STMT_KEY_FIND,
-        STMT_KEY_INSERT,
-        STMT_KEY_UPDATE,
+        STMT_KEY_PUT,
+        STMT_KEY_PUT_MANY,
         STMT_KEY_DELETE,
         STMT_KEY_RANGE,
         STMT_KEY_NEWEST,
         STMT_ROW_GET,
         STMT_ROW_INSERT,
+        STMT_ROW_INSERT_MANY,
         STMT_ROW_DELETE,
         STMT_ROW_SCAN,
-        STMT_ROW_LINKS,
         STMT_RECORD_GET,
         STMT_RECORD_PUT,
         STMT_RECORD_DELETE,
@@ -213,6 +217,36 @@ typedef struct Maintain {
         int error_code; /* SQLite's, for the report */
 } Maintain;
 
+/* ---- The key index in memory: keys.c ---- */
+
+typedef struct KnownKey KnownKey;
+
+/* What a write has to know of the entry it replaces. */
+typedef struct KeyState {
+        uint64_t id; /* of its newest row */
+        uint64_t create_revision, version;
+        Sum sum;
+        bool whole; /* it has no owner, and all of the above is set; else only the id is */
+} KeyState;
+
+typedef struct KnownKeys {
+        KnownKey **buckets, **all;
+        size_t n_buckets; /* a power of two, and the capacity of all */
+        size_t n, hand;
+        KnownKey *waiting[TREE_WAITING_KEYS];
+        size_t n_waiting;
+} KnownKeys;
+
+/* Rows that are not in the table yet, ids rising: rows.c. */
+typedef struct RowsWaiting {
+        Buffer bytes; /* head and value of each */
+        unsigned n;
+        struct {
+                uint64_t id;
+                uint32_t at, head_size, value_size;
+        } rows[TREE_AT_ONCE];
+} RowsWaiting;
+
 struct Tree {
         TreeOptions options;
         char path[PATH_MAX];
@@ -225,7 +259,9 @@ struct Tree {
         uint64_t durable;
         bool open;        /* an SQL transaction is */
         bool dirty;       /* something is applied that is not committed */
-        size_t pages;     /* estimate of what the transaction made dirty */
+        size_t pages;     /* estimate of what the transaction made dirty, without rows and keys: */
+        size_t row_bytes; /* rows lie one after the other */
+        size_t turned;    /* pointers in keys */
         size_t rows;      /* written by it */
         size_t wal_pages; /* after the last COMMIT */
         int fatal;        /* first -errno of apply or commit: nothing is written after it */
@@ -236,6 +272,9 @@ struct Tree {
                 uint64_t id;
                 MemberClass class;
         } members[MEMBER_SLOTS];
+        KnownKeys known;
+        RowsWaiting rows_waiting;
+        bool no_previous; /* whoever hears of changes does not want the value before */
         RequestRow *requests[REQUEST_SLOTS];
         uint64_t next_expiry; /* of the oldest ended request row; USEC_INFINITY: none */
 
@@ -277,6 +316,9 @@ static inline void bind_u64(sqlite3_stmt *statement, int n, uint64_t v) {
 static inline void bind_bytes(sqlite3_stmt *statement, int n, const void *data, size_t size) {
         sqlite3_bind_blob64(statement, n, size > 0 ? data : "", size, SQLITE_STATIC);
 }
+static inline void bind_text(sqlite3_stmt *statement, int n, const void *text, size_t size) {
+        sqlite3_bind_text64(statement, n, text, size, SQLITE_STATIC, SQLITE_UTF8);
+}
 static inline uint64_t column_u64(sqlite3_stmt *statement, int n) {
         return (uint64_t)sqlite3_column_int64(statement, n);
 }
@@ -297,6 +339,8 @@ int file_sync(const char *path);
 int meta_load(Tree *tree);
 int meta_check(Tree *tree); /* is the row as it was written? */
 int meta_save(Tree *tree);
+int transaction_flush(Tree *tree); /* no row and no pointer waits any more */
+size_t transaction_pages(const Tree *tree);
 int transaction_begin(Tree *tree);
 int transaction_commit(Tree *tree, bool wait);
 int transaction_rollback(Tree *tree);
@@ -358,7 +402,7 @@ int index_get(Tree *tree, IndexKind kind, Bytes key, uint64_t *ret);
 int index_put(Tree *tree, IndexKind kind, Bytes key, uint64_t value);
 int index_delete(Tree *tree, IndexKind kind, Bytes key);
 
-/* ---- entries.c ---- */
+/* ---- keys.c ---- */
 
 typedef struct Range { /* low < key < high */
         uint8_t low[LIMIT_PATH_BYTES + 2], high[LIMIT_PATH_BYTES + 2];
@@ -366,17 +410,32 @@ typedef struct Range { /* low < key < high */
 } Range;
 void range_below(Range *range, const char *subtree); /* strictly below */
 
+int key_look(Tree *tree, Bytes key, KeyState *ret);    /* TREE_NONE */
 int key_find(Tree *tree, Bytes key, uint64_t *ret_id); /* TREE_NONE */
-int key_point(Tree *tree, Bytes key, uint64_t id, bool is_new);
+void key_learn(Tree *tree, const Row *row);            /* the newest of its key, read and verified */
+int key_point(Tree *tree, const Row *row);
 int key_drop(Tree *tree, Bytes key);
+int keys_flush(Tree *tree);   /* no pointer waits any more */
+void keys_forget(Tree *tree); /* what is known, and what waits */
+
+/* ---- rows.c ---- */
+
+#define TREE_ROW_HEAD_MAX (64 + OWNER_TAG_BYTES + LIMIT_PATH_BYTES)
+int row_rot(const Tree *tree, uint64_t id); /* says so: TREE_ROTTEN */
+bool row_head_read(uint64_t id, Bytes head, Row *ret, Bytes *ret_tag);
+int row_live(Tree *tree, Bytes key, uint64_t id, Buffer *into, Row *ret);
+int rows_flush(Tree *tree);
+void rows_forget(Tree *tree);
 int row_load(Tree *tree, uint64_t id, Buffer *into, Row *ret);
 int row_insert(Tree *tree, const Row *row);                /* row->sum is set */
 Row row_decode(const uint8_t head[static ROW_HEAD_BYTES]); /* the numbers; sizes in key_size, value.size */
 bool row_is_sane(const Row *row, size_t tag_size);
-size_t owned_key(uint8_t to[static 16 + LIMIT_PATH_BYTES], uint64_t host, uint64_t generation, Bytes path);
+
+/* ---- entries.c ---- */
 
 int entry_before(Apply *apply, Bytes path, Row *ret); /* TREE_NONE */
-int entry_put(Apply *apply, const Row *before);       /* as the command says; before NULL: is new */
+size_t owned_key(uint8_t to[static 16 + LIMIT_PATH_BYTES], uint64_t host, uint64_t generation, Bytes path);
+int entry_put(Apply *apply, const Row *before); /* as the command says; before NULL: is new */
 int entry_delete(Apply *apply, Bytes path, bool count);
 int entries_end_owned(Apply *apply, uint64_t host); /* all that the host's session owns */
 

@@ -111,8 +111,8 @@ static int scrub_keys(Slice *slice) {
         if (r != 0)
                 return r;
         memcpy(from, scrub->cursor, scrub->cursor_size);
-        bind_bytes(s, 1, from, scrub->cursor_size);
-        bind_bytes(s, 2, "\xff", 1);
+        bind_text(s, 1, from, scrub->cursor_size);
+        bind_text(s, 2, "\xff", 1);
         return scrub_each(slice, STMT_KEY_RANGE, s, visit_key);
 }
 
@@ -241,9 +241,14 @@ static int scrub_index(Slice *slice, IndexKind kind, int (*visit)(Slice *, sqlit
 /* ---- The pass ---- */
 
 /* What SQLite still remembers of pages says nothing of the disk. */
-static void scrub_begin(Tree *tree) {
+static int scrub_begin(Tree *tree) {
         tree->scrub = (Scrub){.phase = SCRUB_KEYS, .kind = RECORD_MEMBER};
+        int r = transaction_flush(tree);
+        if (r != 0)
+                return r;
+        keys_forget(tree);
         sqlite3_db_release_memory(tree->db);
+        return 0;
 }
 
 static int scrub_phase(Slice *slice) {
@@ -271,8 +276,13 @@ int tree_scrub_slice(Tree *tree, size_t max_rows, uint64_t *ret_read, bool *ret_
         *ret_done = false;
         if (tree->fatal != 0)
                 return tree->fatal;
-        if (scrub->phase == SCRUB_REST)
-                scrub_begin(tree);
+        if (scrub->phase == SCRUB_REST) {
+                int r = scrub_begin(tree);
+                if (r != 0) {
+                        scrub_restart(tree);
+                        return r;
+                }
+        }
         for (;;) {
                 int r = scrub_phase(&slice);
                 *ret_read = scrub->n_read;

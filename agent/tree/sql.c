@@ -5,6 +5,12 @@
 
 #include <string.h>
 
+/* A statement that may stop halfway has SQLite copy each page that it touches, to take it back alone. These
+ * never do: OR ROLLBACK takes back all, OR REPLACE is never refused (see file.c). */
+#define FOUR(row)    row ", " row ", " row ", " row
+#define SIXTEEN(row) FOUR(FOUR(row))
+static_assert(TREE_AT_ONCE == 16, "SIXTEEN");
+
 static const char *const sql_text[_STMT_MAX] = {
         [STMT_BEGIN] = "BEGIN IMMEDIATE",
         [STMT_COMMIT] = "COMMIT",
@@ -15,20 +21,16 @@ static const char *const sql_text[_STMT_MAX] = {
                            "cluster_usec, n_entries, conf, conf_index, cluster, epoch, digest, pruned, sum) "
                            "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
         [STMT_KEY_FIND] = "SELECT id FROM keys WHERE key = ?1",
-        [STMT_KEY_INSERT] = "INSERT INTO keys(key, id) VALUES(?1, ?2)",
-        [STMT_KEY_UPDATE] = "UPDATE keys SET id = ?2 WHERE key = ?1",
+        [STMT_KEY_PUT] = "INSERT OR REPLACE INTO keys(key, id) VALUES(?, ?)",
+        [STMT_KEY_PUT_MANY] = "INSERT OR REPLACE INTO keys(key, id) VALUES" SIXTEEN("(?, ?)"),
         [STMT_KEY_DELETE] = "DELETE FROM keys WHERE key = ?1",
         [STMT_KEY_RANGE] = "SELECT key, id FROM keys WHERE key > ?1 AND key < ?2 ORDER BY key",
         [STMT_KEY_NEWEST] = "SELECT max(id) FROM keys WHERE key > ?1 AND key < ?2",
-        [STMT_ROW_GET] = "SELECT kind, create_revision, version, previous, owner_host, owner_generation, "
-                         "owner_tag, key, sum, value FROM rows WHERE id = ?1",
-        [STMT_ROW_INSERT] = "INSERT INTO rows(id, kind, create_revision, version, previous, owner_host, "
-                            "owner_generation, owner_tag, key, sum, value) "
-                            "VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+        [STMT_ROW_GET] = "SELECT head, value FROM rows WHERE id = ?1",
+        [STMT_ROW_INSERT] = "INSERT OR ROLLBACK INTO rows(id, head, value) VALUES(?, ?, ?)",
+        [STMT_ROW_INSERT_MANY] = "INSERT OR ROLLBACK INTO rows(id, head, value) VALUES" SIXTEEN("(?, ?, ?)"),
         [STMT_ROW_DELETE] = "DELETE FROM rows WHERE id = ?1",
-        [STMT_ROW_SCAN] = "SELECT id, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id",
-        [STMT_ROW_LINKS] = "SELECT id, kind, previous, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id "
-                           "LIMIT ?3",
+        [STMT_ROW_SCAN] = "SELECT id, head FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id",
         [STMT_RECORD_GET] = "SELECT body, sum FROM records WHERE kind = ?1 AND key = ?2",
         [STMT_RECORD_PUT] = "INSERT INTO records(kind, key, sum, body) VALUES(?1, ?2, ?3, ?4) "
                             "ON CONFLICT(kind, key) DO UPDATE SET sum = excluded.sum, body = excluded.body",
@@ -100,19 +102,32 @@ int sql_exec(const Tree *tree, sqlite3 *db, const char *text) {
  * reads, nothing is written, until transaction_failed() has brought both together again. */
 static int sql_failed(Tree *tree, int rc, const char *what) {
         int r = sql_fail(tree, tree->db, rc, what);
-        /* SQLite waited ten seconds for a lock that this very process holds: the kernel refused to give one
-         * up (it had no memory), and that is never mended while the file is open. It would be ten seconds
-         * for each call. */
-        if (rc == SQLITE_PROTOCOL && tree->fatal == 0)
-                tree->fatal = r;
         if (tree->open && tree->lost == 0 && sqlite3_get_autocommit(tree->db))
                 tree->lost = r;
         return r;
 }
 
+/* Whoever looks at all of a table, or takes rows away, has it whole. What is asked for by its key is looked
+ * for in memory first, by who asks (keys.c, rows.c). */
+static int sql_complete(Tree *tree, Statement which) {
+        switch (which) {
+        case STMT_KEY_RANGE:
+        case STMT_KEY_NEWEST:
+                return keys_flush(tree);
+        case STMT_ROW_SCAN:
+        case STMT_ROW_DELETE:
+                return rows_flush(tree);
+        default:
+                return 0;
+        }
+}
+
 int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {
         if (tree->lost != 0)
                 return tree->lost < 0 ? tree->lost : -EIO;
+        int r = sql_complete(tree, which);
+        if (r != 0)
+                return r;
         sqlite3_stmt *cached = tree->statements[which];
         if (cached && !sqlite3_stmt_busy(cached)) {
                 *ret = cached;

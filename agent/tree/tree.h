@@ -76,7 +76,7 @@ typedef struct TreeChange {
         TreeChangeKind kind;
         const char *path;
         Bytes value;    /* PUT */
-        Bytes previous; /* value before, empty if none */
+        Bytes previous; /* value before, empty if none, or if nobody wants it: tree_want_previous() */
         bool had_previous;
         uint64_t revision, create_revision, version;
         uint64_t owner_host; /* 0: not ephemeral */
@@ -94,6 +94,10 @@ typedef void (*TreeListener)(const TreeChange *change, void *userdata);
 int tree_apply(Tree *tree, const Entry *entry, const EntryStamp *stamp, const Command *command,
                const Conf *conf, bool signature_valid, uint32_t version, TreeListener listener,
                void *userdata, Result *ret);
+
+/* Do changes bring the value before (as they do at first)? It has to be read, which is most of a write's
+ * cost: only for who has somebody to tell it to. */
+void tree_want_previous(Tree *tree, bool wanted);
 
 /* Ends the open transaction: call when it is 100 ms old or tree_dirty() says so. 0, TREE_FULL, -errno. While
  * a checkpoint runs it answers 0 and leaves the transaction open: tree_status().committed tells, tree_fd()

@@ -44,6 +44,7 @@
  *      show [H…]
  *      quiet COMMAND                       without what happens meanwhile */
 #include "tests/sim/sim.h"
+#include "agent/tree/internal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -818,14 +819,16 @@ static bool diverge(SimHost *host, const char *path) {
         char file[400], sql[400];
         sqlite3 *db = NULL;
         snprintf(file, sizeof(file), "%s/%s", host->directory, host->agent->tree_name);
-        snprintf(
-                sql, sizeof(sql),
-                "UPDATE keys SET id = (SELECT previous FROM rows WHERE rows.id = keys.id) WHERE key = CAST('%s' AS BLOB)",
-                path);
+        snprintf(sql, sizeof(sql),
+                 "UPDATE keys SET id = (SELECT max(rows.id) FROM rows WHERE rows.id < keys.id AND "
+                 "CAST(substr(head, -length(key)) AS TEXT) = key) WHERE key = '%s'",
+                 path);
         bool good = sqlite3_open(file, &db) == SQLITE_OK &&
                     sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK && sqlite3_changes(db) == 1;
         sqlite3_close(db);
-        host->diverged = good;
+        host->diverged = good = good && host->agent->tree->known.n_waiting == 0;
+        if (good)
+                keys_forget(host->agent->tree); /* memory knows better */
         return good;
 }
 

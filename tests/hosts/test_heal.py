@@ -32,12 +32,14 @@ def packed(number):
     return (number % (1 << 128)).to_bytes(16, "little")
 
 
-def row_sum(row):
-    """docs/DISK.md, "Checksums and the digest"."""
-    tag, key, value = (bytes(row[name] or b"") for name in ("owner_tag", "key", "value"))
-    head = struct.pack("<QQQQQQBBHII", row["id"], row["create_revision"], row["version"], row["previous"], row["owner_host"],
-                       row["owner_generation"], row["kind"], 0, len(tag), len(key), len(value))
-    return xxh3(head + tag + key + value)
+def row_sum(id, head, value):
+    """docs/DISK.md, "Tables", "Checksums and the digest"."""
+    kind, owned, create_revision, version, previous = struct.unpack_from("<BBQQQ", head, 16)
+    host, generation, n_tag = struct.unpack_from("<QQH", head, 42) if owned else (0, 0, 0)
+    tag, key = (head[60:60 + n_tag], head[60 + n_tag:]) if owned else (b"", head[42:])
+    whole = struct.pack("<QQQQQQBBHII", id, create_revision, version, previous, host, generation, kind, 0, len(tag), len(key),
+                        len(value))
+    return xxh3(whole + tag + key + value)
 
 
 def meta_sum(meta):
@@ -59,12 +61,12 @@ def diverge(path, key, value):
 def diverge_copy(path, key, value):
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
-    row = dict(db.execute("SELECT * FROM rows WHERE id = (SELECT id FROM keys WHERE key = ?)", (key,)).fetchone())
+    id, head, old = db.execute("SELECT * FROM rows WHERE id = (SELECT id FROM keys WHERE key = ?)", (key,)).fetchone()
     meta = dict(db.execute("SELECT * FROM meta").fetchone())
-    assert packed(row_sum(row)) == row["sum"] and meta_sum(meta) == meta["sum"], "docs/DISK.md and the file say the same"
-    before, row["value"] = row_sum(row), value
-    meta["digest"] = packed(int.from_bytes(meta["digest"], "little") - before + row_sum(row))
-    db.execute("UPDATE rows SET value = ?, sum = ? WHERE id = ?", (value, packed(row_sum(row)), row["id"]))
+    before, after = row_sum(id, head, old), row_sum(id, head, value)
+    assert packed(before) == head[:16] and meta_sum(meta) == meta["sum"], "docs/DISK.md and the file say the same"
+    meta["digest"] = packed(int.from_bytes(meta["digest"], "little") - before + after)
+    db.execute("UPDATE rows SET value = ?, head = ? WHERE id = ?", (value, packed(after) + head[16:], id))
     db.execute("UPDATE meta SET digest = ?, sum = ?", (meta["digest"], meta_sum(meta)))
     db.commit()
     db.close()
@@ -122,7 +124,7 @@ def test_a_tree_that_says_something_else(hosts):
     since = cursor(host)
     host.run("systemctl", "stop", "treatyd.service")
     path, = glob.glob(host.path(f"{STATE}/tree-*.db"))
-    diverge(path, b"/heal/other", b"what was not so!")
+    diverge(path, "/heal/other", b"what was not so!")
     host.run("systemctl", "start", "treatyd.service")
     with Bus(host) as bus:
         until(lambda: bus.get("/heal/other"), 10, "the host to serve reads")

@@ -10,16 +10,14 @@
 
 #include "memmap.h"
 
-#define COLUMNS_MAX 14
-#define KEY_MAX     1200
-#define VERSIONS    32
-#define PRAGMAS     24
-#define READERS     64   /* statements that walk over a range at one time */
-#define DEAD        2000 /* nodes and rows that nobody sees any more, before they are swept out */
+#define COLUMNS_MAX    14
+#define PARAMETERS_MAX 48
+#define KEY_MAX        1200
+#define VERSIONS       32
+#define PRAGMAS        24
 
 typedef struct Version { /* all of a file's content */
         MapNode *root;
-        uint64_t number; /* by which the store knows it */
         int64_t application_id, user_version;
         size_t n_items;
 } Version;
@@ -30,15 +28,11 @@ typedef struct MemFile {
         dev_t device;
         ino_t inode;
         unsigned n_open;
-        MapStore store;
-        uint64_t readers[READERS]; /* the versions they look at */
-        unsigned n_readers, n_getters;
-        size_t sweep_at;
         Version durable, committed;
         Version between[VERSIONS]; /* commits since the checkpoint, thinned out */
         unsigned n_between;
         size_t pages; /* as if a WAL had grown */
-        bool full, writing;
+        bool full;
         struct MemFile *next;
 } MemFile;
 
@@ -64,7 +58,6 @@ typedef enum Action {
         DO_GET,    /* one row by its whole key */
         DO_PUT,    /* insert or replace */
         DO_INSERT, /* must not be there */
-        DO_UPDATE, /* if it is there */
         DO_DELETE,
         DO_RANGE, /* in order */
         DO_LAST,  /* the last of a range */
@@ -87,7 +80,7 @@ typedef struct Meaning {
         bool number; /* the key is a number */
         Low low;
         High high;
-        bool limit; /* the last parameter is one */
+        uint8_t n_bound; /* parameters of one row, where a statement may have many */
         uint8_t n_columns;
         int8_t columns[COLUMNS_MAX];
 } Meaning;
@@ -104,24 +97,18 @@ static const Meaning meanings[] = {
          "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
          DO_PUT, 'm'},
         {"SELECT id FROM keys WHERE key = ?1", DO_GET, 'k', .n_columns = 1, .columns = {0}},
-        {"INSERT INTO keys(key, id) VALUES(?1, ?2)", DO_INSERT, 'k'},
-        {"UPDATE keys SET id = ?2 WHERE key = ?1", DO_UPDATE, 'k'},
+        {"INSERT OR REPLACE INTO keys(key, id) VALUES(?, ?)", DO_PUT, 'k', .n_bound = 2},
         {"DELETE FROM keys WHERE key = ?1", DO_DELETE, 'k'},
         {"SELECT key, id FROM keys WHERE key > ?1 AND key < ?2 ORDER BY key", DO_RANGE, 'k',
          .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 0}},
         {"SELECT max(id) FROM keys WHERE key > ?1 AND key < ?2", DO_MAX, 'k', .high = HIGH_BELOW},
-        {"SELECT kind, create_revision, version, previous, owner_host, owner_generation, owner_tag, key, sum, "
-         "value FROM rows WHERE id = ?1",
-         DO_GET, 'r', .number = true, .n_columns = 10, .columns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9}},
-        {"INSERT INTO rows(id, kind, create_revision, version, previous, owner_host, owner_generation, "
-         "owner_tag, key, sum, value) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-         DO_INSERT, 'r', .number = true},
+        {"SELECT head, value FROM rows WHERE id = ?1", DO_GET, 'r', .number = true, .n_columns = 2,
+         .columns = {0, 1}},
+        {"INSERT OR ROLLBACK INTO rows(id, head, value) VALUES(?, ?, ?)", DO_INSERT, 'r', .number = true,
+         .n_bound = 3},
         {"DELETE FROM rows WHERE id = ?1", DO_DELETE, 'r', .number = true},
-        {"SELECT id, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id", DO_RANGE, 'r', .number = true,
-         .low = LOW_AT, .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 7}},
-        {"SELECT id, kind, previous, key FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id LIMIT ?3",
-         DO_RANGE, 'r', .number = true, .low = LOW_AT, .high = HIGH_BELOW, .limit = true, .n_columns = 4,
-         .columns = {-1, 0, 3, 7}},
+        {"SELECT id, head FROM rows WHERE id >= ?1 AND id < ?2 ORDER BY id", DO_RANGE, 'r', .number = true,
+         .low = LOW_AT, .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 0}},
         {"SELECT body, sum FROM records WHERE kind = ?1 AND key = ?2", DO_GET, 's', .kind = true,
          .n_columns = 2, .columns = {1, 0}},
         {"INSERT INTO records(kind, key, sum, body) VALUES(?1, ?2, ?3, ?4) "
@@ -155,13 +142,12 @@ struct sqlite3_stmt {
         sqlite3 *db;
         const Meaning *meaning;
         char pragma[64];
-        Column bound[COLUMNS_MAX];
-        Bytes bytes[COLUMNS_MAX];
+        unsigned n_rows; /* of an INSERT */
+        Column bound[PARAMETERS_MAX];
+        Bytes bytes[PARAMETERS_MAX];
         /* While it is stepped: */
         bool busy;
-        bool walks; /* over this version: later changes do not disturb it */
-        uint64_t version;
-        bool holds; /* a row that no sweep may take */
+        MapNode *root; /* what it looks at: later changes do not disturb it */
         MapItem *item;
         size_t head; /* of a key: table and kind */
         uint64_t n_steps;
@@ -206,39 +192,43 @@ static const Version *seen_by(const sqlite3 *db) {
 
 static MemFile *files;
 
+static void version_drop(Version *version) {
+        version->root = map_unref(version->root);
+}
+
+static Version version_copy(const Version *version) {
+        Version copy = *version;
+        map_ref(copy.root);
+        return copy;
+}
+
+static void version_set(Version *to, const Version *from) {
+        Version copy = version_copy(from);
+        version_drop(to);
+        *to = copy;
+}
+
+static void between_clear(MemFile *file) {
+        for (unsigned i = 0; i < file->n_between; i++)
+                version_drop(&file->between[i]);
+        file->n_between = 0;
+}
+
 static void between_add(MemFile *file, const Version *version) {
         if (file->n_between == VERSIONS) { /* every second one goes */
-                for (unsigned i = 0; i < VERSIONS; i += 2)
+                for (unsigned i = 0; i < VERSIONS; i += 2) {
+                        version_drop(&file->between[i]);
                         file->between[i / 2] = file->between[i + 1];
+                }
                 file->n_between = VERSIONS / 2;
         }
-        file->between[file->n_between++] = *version;
-}
-
-static int compare_numbers(const void *a, const void *b) {
-        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
-        return (x > y) - (x < y);
-}
-
-/* What no version sees any more is freed: not while a statement holds a row, and not each time. */
-static void file_sweep(MemFile *file) {
-        uint64_t versions[VERSIONS + READERS + 2];
-        size_t n = 0;
-        if (file->n_getters > 0 || file->store.n_dead < file->sweep_at)
-                return;
-        versions[n++] = file->durable.number;
-        for (unsigned i = 0; i < file->n_between; i++)
-                versions[n++] = file->between[i].number;
-        for (unsigned i = 0; i < file->n_readers; i++)
-                versions[n++] = file->readers[i];
-        versions[n++] = file->committed.number;
-        qsort(versions, n, sizeof(uint64_t), compare_numbers);
-        map_sweep(&file->store, versions, n);
-        file->sweep_at = DEAD + 2 * file->store.n_dead;
+        file->between[file->n_between++] = version_copy(version);
 }
 
 static MemFile *file_free(MemFile *file) {
-        map_deinit(&file->store, file->committed.root);
+        between_clear(file);
+        version_drop(&file->durable);
+        version_drop(&file->committed);
         close(file->fd);
         free(file);
         return NULL;
@@ -283,12 +273,12 @@ void memdb_cut(const char *path, unsigned keep) {
         MemFile *file = file_of(path);
         if (!file)
                 return;
-        assert(file->n_open == 0 && file->n_readers == 0 && file->n_getters == 0);
+        assert(file->n_open == 0);
         size_t n = (size_t)file->n_between * keep / 1000;
-        Version survives = n == 0 ? file->durable : file->between[MIN(n, file->n_between) - 1];
-        map_back(&file->store, file->committed.root, survives.number);
-        file->committed = file->durable = survives;
-        file->n_between = 0;
+        const Version *survives = n == 0 ? &file->durable : &file->between[MIN(n, file->n_between) - 1];
+        version_set(&file->committed, survives);
+        version_set(&file->durable, survives);
+        between_clear(file);
         file->pages = 0;
 }
 
@@ -334,10 +324,8 @@ static bool is_full_there(const char *path) {
 static int do_begin(sqlite3 *db) {
         if (db->open)
                 return SQLITE_ERROR;
-        assert(!db->file->writing); /* only one connection of the tree's ever writes */
-        map_begin(&db->file->store);
-        db->work = db->file->committed;
-        db->open = db->file->writing = true;
+        db->work = version_copy(&db->file->committed);
+        db->open = true;
         db->changed = 0;
         return SQLITE_DONE;
 }
@@ -345,8 +333,8 @@ static int do_begin(sqlite3 *db) {
 static int do_rollback(sqlite3 *db) {
         if (!db->open)
                 return SQLITE_ERROR;
-        map_rollback(&db->file->store, db->work.root);
-        db->open = db->file->writing = false;
+        version_drop(&db->work);
+        db->open = false;
         return SQLITE_DONE;
 }
 
@@ -358,11 +346,10 @@ static int do_commit(sqlite3 *db) {
                 (void)do_rollback(db);
                 return SQLITE_FULL;
         }
-        file->committed = db->work;
-        file->committed.number = file->store.now;
-        db->open = file->writing = false;
+        version_set(&file->committed, &db->work);
+        version_drop(&db->work);
+        db->open = false;
         between_add(file, &file->committed);
-        file_sweep(file);
         file->pages += 2 + db->changed / 1024;
         if (db->hook)
                 db->hook(db->hook_userdata, db, "main", (int)file->pages);
@@ -371,12 +358,14 @@ static int do_commit(sqlite3 *db) {
 
 /* ---- Rows ---- */
 
-static int do_put(sqlite3_stmt *s) {
+/* The row whose parameters begin at `first`. */
+static int put_row(sqlite3_stmt *s, unsigned first) {
         sqlite3 *db = s->db;
         const Meaning *meaning = s->meaning;
         Key key;
         key_begin(&key, s);
-        unsigned first = meaning->kind;
+        unsigned end = meaning->n_bound > 0 ? first + meaning->n_bound : COLUMNS_MAX;
+        first += meaning->kind;
         if (meaning->table != 'm')
                 key_add(&key, s, first++);
 
@@ -384,18 +373,27 @@ static int do_put(sqlite3_stmt *s) {
         MapItem *there = map_find(db->work.root, key_bytes(&key));
         if (meaning->action == DO_INSERT && there)
                 return SQLITE_CONSTRAINT;
-        if (meaning->action == DO_UPDATE && !there)
-                return SQLITE_DONE;
         unsigned n = 0;
         size_t size = 64;
-        while (first + n < COLUMNS_MAX && (s->bound[first + n].is_bytes || s->bound[first + n].size == 1)) {
+        while (first + n < end && (s->bound[first + n].is_bytes || s->bound[first + n].size == 1)) {
                 size += s->bytes[first + n].size;
                 n++;
         }
         MapItem *item = map_item_new(key_bytes(&key), s->bound + first, s->bytes + first, n);
-        db->work.root = map_put(&db->file->store, db->work.root, item);
+        db->work.root = map_put(db->work.root, item);
         db->work.n_items += !there;
         db->changed += size;
+        return SQLITE_DONE;
+}
+
+static int do_put(sqlite3_stmt *s) {
+        for (unsigned i = 0; i < s->n_rows; i++) {
+                int rc = put_row(s, i * s->meaning->n_bound);
+                if (rc == SQLITE_CONSTRAINT)
+                        (void)do_rollback(s->db);
+                if (rc != SQLITE_DONE)
+                        return rc;
+        }
         return SQLITE_DONE;
 }
 
@@ -407,35 +405,17 @@ static int do_delete(sqlite3_stmt *s) {
         assert(db->open);
         if (!map_find(db->work.root, key_bytes(&key)))
                 return SQLITE_DONE;
-        db->work.root = map_delete(&db->file->store, db->work.root, key_bytes(&key));
+        db->work.root = map_delete(db->work.root, key_bytes(&key));
         db->work.n_items--;
         db->changed += 64;
         return SQLITE_DONE;
 }
 
 static void item_set(sqlite3_stmt *s, MapItem *item) {
+        if (item)
+                map_item_ref(item);
+        map_item_unref(s->item);
         s->item = item;
-        if (s->walks || s->holds || !item)
-                return;
-        s->holds = true;
-        s->db->file->n_getters++;
-}
-
-static void walk_version(sqlite3_stmt *s) {
-        MemFile *file = s->db->file;
-        s->walks = true;
-        s->version = s->db->open ? map_freeze(&file->store) : file->committed.number;
-        assert(file->n_readers < READERS);
-        file->readers[file->n_readers++] = s->version;
-}
-
-static void walk_over(sqlite3_stmt *s) {
-        MemFile *file = s->db->file;
-        unsigned i = 0;
-        while (file->readers[i] != s->version)
-                i++;
-        assert(i < file->n_readers);
-        file->readers[i] = file->readers[--file->n_readers];
 }
 
 static int do_get(sqlite3_stmt *s) {
@@ -460,6 +440,7 @@ static int compare_keys(Bytes a, Bytes b) {
 }
 
 static void range_begin(sqlite3_stmt *s) {
+        s->root = map_ref(seen_by(s->db)->root);
         key_begin(&s->high, s);
         s->head = s->high.size;
         Key low;
@@ -467,7 +448,7 @@ static void range_begin(sqlite3_stmt *s) {
         memcpy(low.bytes, s->high.bytes, s->head);
         if (s->meaning->action != DO_COUNT)
                 key_add(&low, s, s->meaning->kind);
-        map_walk(&s->walk, seen_by(s->db)->root, key_bytes(&low),
+        map_walk(&s->walk, s->root, key_bytes(&low),
                  s->meaning->action == DO_COUNT || s->meaning->low == LOW_AT);
         if (s->meaning->high != HIGH_NONE)
                 key_add(&s->high, s, s->meaning->kind + 1u);
@@ -485,12 +466,9 @@ static MapItem *range_next(sqlite3_stmt *s) {
 }
 
 static int do_range(sqlite3_stmt *s) {
-        if (s->n_steps == 1) {
+        if (s->n_steps == 1)
                 range_begin(s);
-                walk_version(s);
-        } else if (!s->item)
-                return SQLITE_DONE;
-        if (s->meaning->limit && s->n_steps > s->bound[s->meaning->kind + 2].number)
+        else if (!s->item)
                 return SQLITE_DONE;
         item_set(s, range_next(s));
         return s->item ? SQLITE_ROW : SQLITE_DONE;
@@ -515,7 +493,7 @@ static int do_last(sqlite3_stmt *s) {
                 return SQLITE_DONE;
         Key low, high;
         key_begin(&low, s);
-        key_begin(&high, s);
+        high = low;
         key_add(&low, s, s->meaning->kind);
         key_add(&high, s, s->meaning->kind + 1u);
         MapItem *item = map_last(seen_by(s->db)->root, key_bytes(&high), s->meaning->high == HIGH_AT);
@@ -603,10 +581,8 @@ int sqlite3_wal_checkpoint_v2(sqlite3 *db, const char *name, int mode, int *ret_
                 return SQLITE_FULL;
         if (ret_log)
                 *ret_log = *ret_moved = (int)file->pages;
-        file->durable = file->committed;
-        file->n_between = 0;
-        if (!file->writing)
-                file_sweep(file);
+        version_set(&file->durable, &file->committed);
+        between_clear(file);
         file->pages = 0;
         return SQLITE_OK;
 }
@@ -645,11 +621,27 @@ const char *sqlite3_errstr(int code) {
         return "the database in memory says so";
 }
 
-static const Meaning *meaning_of(const char *text) {
+/* The same row of parameters once more, and so on; how often in all. 0: something else follows. */
+static unsigned rows_of(const char *text, const Meaning *meaning) {
+        size_t n = strlen(meaning->text);
+        if (strncmp(text, meaning->text, n) != 0)
+                return 0;
+        unsigned n_rows = 1;
+        const char *row = meaning->n_bound > 0 ? strrchr(meaning->text, '(') : "";
+        for (text += n; *text; text += 2 + strlen(row), n_rows++)
+                if (meaning->n_bound == 0 || strncmp(text, ", ", 2) != 0 ||
+                    strncmp(text + 2, row, strlen(row)) != 0)
+                        return 0;
+        assert(n_rows * meaning->n_bound <= PARAMETERS_MAX);
+        return n_rows;
+}
+
+static const Meaning *meaning_of(const char *text, unsigned *ret_rows) {
+        *ret_rows = 1;
         if (strncmp(text, "PRAGMA ", 7) == 0)
                 return &pragma_meaning;
         for (size_t i = 0; i < ELEMENTSOF(meanings); i++)
-                if (strcmp(meanings[i].text, text) == 0)
+                if ((*ret_rows = rows_of(text, &meanings[i])) > 0)
                         return &meanings[i];
         fprintf(stderr, "tests/sim/memdb.c has to learn: %s\n", text);
         abort();
@@ -661,7 +653,7 @@ int sqlite3_prepare_v3(sqlite3 *db, const char *text, int size, unsigned flags, 
         assert(s);
         memset(s, 0, offsetof(sqlite3_stmt, walk));
         s->db = db;
-        s->meaning = meaning_of(text);
+        s->meaning = meaning_of(text, &s->n_rows);
         if (s->meaning->action == DO_PRAGMA)
                 memccpy(s->pragma, text + 7, 0, sizeof(s->pragma) - 1);
         *ret = s;
@@ -683,11 +675,8 @@ int sqlite3_stmt_busy(sqlite3_stmt *s) {
 int sqlite3_reset(sqlite3_stmt *s) {
         s->busy = false;
         s->n_steps = s->answer = 0;
-        s->item = NULL;
-        if (TAKE_FLAG(s->walks))
-                walk_over(s);
-        if (TAKE_FLAG(s->holds))
-                s->db->file->n_getters--;
+        s->item = map_item_unref(s->item);
+        s->root = map_unref(s->root);
         return SQLITE_OK;
 }
 
@@ -700,17 +689,23 @@ int sqlite3_finalize(sqlite3_stmt *s) {
 }
 
 int sqlite3_bind_int64(sqlite3_stmt *s, int n, sqlite3_int64 v) {
-        assert(n >= 1 && n <= COLUMNS_MAX);
+        assert(n >= 1 && n <= PARAMETERS_MAX);
         s->bound[n - 1] = (Column){.number = (uint64_t)v, .size = 1}; /* size 1: it is bound */
         s->bytes[n - 1] = BYTES(NULL, 0);
         return SQLITE_OK;
 }
 
 int sqlite3_bind_blob64(sqlite3_stmt *s, int n, const void *data, sqlite3_uint64 size, void (*del)(void *)) {
-        assert(n >= 1 && n <= COLUMNS_MAX && del == SQLITE_STATIC);
+        assert(n >= 1 && n <= PARAMETERS_MAX && del == SQLITE_STATIC);
         s->bound[n - 1] = (Column){.is_bytes = true};
         s->bytes[n - 1] = BYTES(data, size);
         return SQLITE_OK;
+}
+
+int sqlite3_bind_text64(sqlite3_stmt *s, int n, const char *text, sqlite3_uint64 size, void (*del)(void *),
+                        unsigned char encoding) {
+        assert(encoding == SQLITE_UTF8);
+        return sqlite3_bind_blob64(s, n, text, size, del);
 }
 
 static int step(sqlite3_stmt *s) {
@@ -725,7 +720,6 @@ static int step(sqlite3_stmt *s) {
                 return do_get(s);
         case DO_PUT:
         case DO_INSERT:
-        case DO_UPDATE:
                 return do_put(s);
         case DO_DELETE:
                 return do_delete(s);
@@ -762,7 +756,8 @@ int sqlite3_exec(sqlite3 *db, const char *text, int (*each)(void *, int, char **
         if (strncmp(text, "CREATE ", 7) == 0)
                 return SQLITE_OK;
         if (strncmp(text, "PRAGMA ", 7) != 0) {
-                sqlite3_stmt s = {.db = db, .meaning = meaning_of(text)};
+                sqlite3_stmt s = {.db = db};
+                s.meaning = meaning_of(text, &s.n_rows);
                 int rc = step(&s);
                 return rc == SQLITE_DONE ? SQLITE_OK : rc;
         }

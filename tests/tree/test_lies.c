@@ -203,12 +203,11 @@ static void lie(Bench *bench, unsigned which) {
                 hint(bench, INDEX_KEY, key, sizeof(key), 1);
                 return;
         case 12:
-                exec(bench,
-                     "DELETE FROM rows WHERE id = (SELECT id FROM keys WHERE key = CAST('/plain' AS BLOB))");
+                exec(bench, "DELETE FROM rows WHERE id = (SELECT id FROM keys WHERE key = '/plain')");
                 return;
         case 13:
-                exec(bench, "UPDATE keys SET id = (SELECT id FROM keys WHERE key = CAST('/own/a' AS BLOB)) "
-                            "WHERE key = CAST('/plain' AS BLOB)");
+                exec(bench, "UPDATE keys SET id = (SELECT id FROM keys WHERE key = '/own/a') "
+                            "WHERE key = '/plain'");
                 return;
         case 14: {
                 char path[] = "/plain";
