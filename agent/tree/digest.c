@@ -15,7 +15,7 @@ Sum sum_read(const uint8_t from[static 16]) {
         return (Sum)bytes_get_u64(from + 8) << 64 | bytes_get_u64(from);
 }
 
-static Sum sum_of(XXH128_hash_t hash) {
+Sum sum_of(XXH128_hash_t hash) {
         return (Sum)hash.high64 << 64 | hash.low64;
 }
 
@@ -61,20 +61,25 @@ Sum row_hash(const Row *row) {
         return sum_of(XXH3_128bits_digest(&state));
 }
 
-static void record_hash_begin(XXH3_state_t *state, RecordKind kind, Bytes key) {
-        assert(key.size <= UINT8_MAX);
-        uint8_t head[2] = {(uint8_t)kind, (uint8_t)key.size};
-        XXH3_INITSTATE(state);
-        XXH3_128bits_reset(state);
-        XXH3_128bits_update(state, head, sizeof(head));
-        XXH3_128bits_update(state, key.data, key.size);
-}
-
 Sum record_hash(RecordKind kind, Bytes key, Bytes body) {
+        assert(key.size <= UINT8_MAX);
+        uint8_t bytes[2 + UINT8_MAX + 1024];
+        size_t size = 2 + key.size;
+        bytes[0] = (uint8_t)kind;
+        bytes[1] = (uint8_t)key.size;
+        if (key.size > 0)
+                memcpy(bytes + 2, key.data, key.size);
+
+        if (body.size <= sizeof(bytes) - size) {
+                if (body.size > 0)
+                        memcpy(bytes + size, body.data, body.size);
+                return sum_of(XXH3_128bits(bytes, size + body.size));
+        }
         XXH3_state_t state;
-        record_hash_begin(&state, kind, key);
-        if (body.size > 0)
-                XXH3_128bits_update(&state, body.data, body.size);
+        XXH3_INITSTATE(&state);
+        XXH3_128bits_reset(&state);
+        XXH3_128bits_update(&state, bytes, size);
+        XXH3_128bits_update(&state, body.data, body.size);
         return sum_of(XXH3_128bits_digest(&state));
 }
 
@@ -91,8 +96,8 @@ Sum meta_hash(const Meta *meta) {
 
 void tree_digest(const Tree *tree, TreeDigest *ret) {
         Sum sum = tree->meta.digest + meta_hash(&tree->meta);
-        for (size_t i = 0; i < REQUEST_SLOTS; i++)
-                if (tree->requests[i] && tree->requests[i]->dirty)
-                        sum += request_hash(tree->requests[i]) - tree->requests[i]->stored;
+        const RequestRow *row;
+        for (size_t at = 0; (row = request_next_dirty(tree, &at));)
+                sum += request_hash(row) - row->stored;
         sum_write(ret->sum, sum);
 }

@@ -276,6 +276,7 @@ struct Tree {
         RowsWaiting rows_waiting;
         bool no_previous; /* whoever hears of changes does not want the value before */
         RequestRow *requests[REQUEST_SLOTS];
+        uint64_t requests_dirty[REQUEST_SLOTS / 64]; /* slots, as bits: all whose row is dirty, perhaps others */
         uint64_t next_expiry; /* of the oldest ended request row; USEC_INFINITY: none */
 
         Scrub scrub;
@@ -367,6 +368,7 @@ Sum row_hash(const Row *row);
 Sum record_hash(RecordKind kind, Bytes key, Bytes body);
 void sum_write(uint8_t to[static 16], Sum sum);
 Sum sum_read(const uint8_t from[static 16]);
+Sum sum_of(XXH128_hash_t hash);
 Sum meta_hash(const Meta *meta);
 
 /* ---- scrub.c ---- */
@@ -481,6 +483,8 @@ DEFINE_CLEANUP(RequestRow *, request_row_free);
 int request_decode(Bytes key, Bytes body, RequestRow **ret);
 int request_index(Tree *tree, const RequestRow *row);
 Sum request_hash(const RequestRow *row);
+/* The next row that is not on the disk as it is here; NULL: no more. Begin with *at = 0. */
+RequestRow *request_next_dirty(const Tree *tree, size_t *at);
 int requests_current(Tree *tree, uint64_t host, RequestRow **ret); /* newest, may be ended; TREE_NONE */
 int requests_note(Tree *tree, const Command *command, const Result *result);
 int requests_end(Tree *tree, uint64_t host);

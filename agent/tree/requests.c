@@ -48,21 +48,28 @@ static void request_result(const RequestResult *result, uint8_t to[static REQUES
 
 /* Equal to record_hash() over request_encode(), without the bytes in between. */
 Sum request_hash(const RequestRow *row) {
-        uint8_t head[2 + 16 + REQUEST_HEAD_BYTES] = {RECORD_REQUESTS, 16};
-        request_key(head + 2, row->host, row->incarnation);
-        request_head(row, head + 18);
+        uint8_t bytes[2 + 16 + REQUEST_HEAD_BYTES + 32 * REQUEST_RESULT_BYTES];
+        size_t size = 2 + 16 + REQUEST_HEAD_BYTES, i = 0;
+        bytes[0] = RECORD_REQUESTS;
+        bytes[1] = 16;
+        request_key(bytes + 2, row->host, row->incarnation);
+        request_head(row, bytes + 18);
+        for (; i < row->n_results && size + REQUEST_RESULT_BYTES <= sizeof(bytes); i++) {
+                request_result(row->results + row->first + i, bytes + size);
+                size += REQUEST_RESULT_BYTES;
+        }
+        if (i == row->n_results) /* the usual case: one pass without a state */
+                return sum_of(XXH3_128bits(bytes, size));
 
         XXH3_state_t state;
         XXH3_INITSTATE(&state);
         XXH3_128bits_reset(&state);
-        XXH3_128bits_update(&state, head, sizeof(head));
-        for (size_t i = 0; i < row->n_results; i++) {
-                uint8_t result[REQUEST_RESULT_BYTES];
-                request_result(row->results + row->first + i, result);
-                XXH3_128bits_update(&state, result, sizeof(result));
+        XXH3_128bits_update(&state, bytes, size);
+        for (; i < row->n_results; i++) {
+                request_result(row->results + row->first + i, bytes);
+                XXH3_128bits_update(&state, bytes, REQUEST_RESULT_BYTES);
         }
-        XXH128_hash_t hash = XXH3_128bits_digest(&state);
-        return (Sum)hash.high64 << 64 | hash.low64;
+        return sum_of(XXH3_128bits_digest(&state));
 }
 
 static int request_encode(const RequestRow *row, Buffer *to) {
@@ -134,8 +141,34 @@ int request_decode(Bytes key, Bytes body, RequestRow **ret) {
 
 /* ---- Slots ---- */
 
+static size_t request_number(uint64_t host) {
+        return XXH3_64bits(&host, sizeof(host)) % REQUEST_SLOTS;
+}
+
 static RequestRow **request_slot(Tree *tree, uint64_t host) {
-        return &tree->requests[XXH3_64bits(&host, sizeof(host)) % REQUEST_SLOTS];
+        return &tree->requests[request_number(host)];
+}
+
+/* Noted, so that nobody has to look at all slots after each entry. */
+static void request_touch(Tree *tree, RequestRow *row) {
+        size_t i = request_number(row->host);
+        row->dirty = true;
+        tree->requests_dirty[i / 64] |= UINT64_C(1) << i % 64;
+}
+
+RequestRow *request_next_dirty(const Tree *tree, size_t *at) {
+        while (*at < REQUEST_SLOTS) {
+                uint64_t rest = tree->requests_dirty[*at / 64] >> *at % 64;
+                if (rest == 0) {
+                        *at = (*at / 64 + 1) * 64;
+                        continue;
+                }
+                *at += (size_t)__builtin_ctzll(rest);
+                RequestRow *row = tree->requests[(*at)++];
+                if (row && row->dirty)
+                        return row;
+        }
+        return NULL;
 }
 
 static int request_store(Tree *tree, RequestRow *row) {
@@ -164,21 +197,26 @@ static int request_seat(Tree *tree, RequestRow *row) {
         }
         request_row_free(*slot);
         *slot = row;
+        if (row->dirty)
+                request_touch(tree, row);
         return 0;
 }
 
 int requests_flush(Tree *tree) {
-        for (size_t i = 0; i < REQUEST_SLOTS; i++) {
-                int r = tree->requests[i] ? request_store(tree, tree->requests[i]) : 0;
+        RequestRow *row;
+        for (size_t at = 0; (row = request_next_dirty(tree, &at));) {
+                int r = request_store(tree, row);
                 if (r != 0)
                         return r;
         }
+        memset(tree->requests_dirty, 0, sizeof(tree->requests_dirty));
         return 0;
 }
 
 void requests_forget(Tree *tree) {
         for (size_t i = 0; i < REQUEST_SLOTS; i++)
                 tree->requests[i] = request_row_free(tree->requests[i]);
+        memset(tree->requests_dirty, 0, sizeof(tree->requests_dirty));
 }
 
 static int request_load_last(Tree *tree, uint64_t host, RequestRow **ret) {
@@ -265,7 +303,7 @@ int requests_note(Tree *tree, const Command *command, const Result *result) {
         r = kept_note(tree, row, command); /* while its results are still there */
         if (r != 0)
                 return r;
-        row->dirty = true;
+        request_touch(tree, row);
         row->highest = command->serial;
         request_forget_below(row, MIN(command->lowest_unresolved, command->serial));
         if (command->serial >= LIMIT_SERIALS)
@@ -298,18 +336,18 @@ int requests_end(Tree *tree, uint64_t host) {
         if (r != 0 || row->ended != 0)
                 return r;
         row->ended = MAX(tree->meta.cluster_usec, UINT64_C(1)); /* 0 means: current */
-        row->dirty = true;
+        request_touch(tree, row);
         return request_index(tree, row);
 }
 
 /* A lower start than the known one: an old image, or an announcement that travelled longer than its process
  * lived. The same start with another nonce: a copy, and nobody can tell which of the two is the right one.
  */
-static bool start_is_refused(RequestRow *row, const Command *command) {
+static bool start_is_refused(Tree *tree, RequestRow *row, const Command *command) {
         if (command->start == row->start && memcmp(command->start_nonce.data, row->start_nonce, 16) != 0 &&
             !row->twice) {
                 row->twice = true;
-                row->dirty = true;
+                request_touch(tree, row);
         }
         return command->start < row->start || row->twice;
 }
@@ -331,7 +369,7 @@ int apply_announce(Apply *apply) {
                 apply->result.number = current->incarnation;
                 return 0;
         }
-        if (r == 0 && start_is_refused(current, command)) {
+        if (r == 0 && start_is_refused(tree, current, command)) {
                 apply->result.status = RESULT_STALE;
                 return 0;
         }

@@ -6,6 +6,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <xxhash.h>
 
 typedef struct PathHistory {
         size_t *positions, n, room;
@@ -15,7 +16,7 @@ typedef struct PathHistory {
 
 typedef struct Committed {
         uint64_t term, hash;
-        bool has_digest;
+        bool has_digest, no_session; /* it is known to leave all sessions as they are */
         TreeDigest digest;
         unsigned digest_by;
 } Committed;
@@ -31,10 +32,7 @@ static uint64_t *leaders; /* by term */
 static uint64_t n_leaders;
 
 uint64_t hash_bytes(Bytes bytes) {
-        uint64_t hash = UINT64_C(0xcbf29ce484222325) + bytes.size;
-        for (size_t i = 0; i < bytes.size; i++)
-                hash = (hash ^ bytes.data[i]) * UINT64_C(0x100000001b3);
-        return hash;
+        return XXH3_64bits(bytes.data, bytes.size);
 }
 
 static void *grown(void *array, uint64_t *n, uint64_t wanted, size_t size) {
@@ -209,7 +207,7 @@ void ghost_watch(SimHost *host) {
 
 void ghost_killed(SimHost *host) {
         host->oracle = NULL;
-        host->checked = 0;
+        host->checked = host->sessions_at = 0;
 }
 
 /* ---- What is committed, who leads ---- */
@@ -225,6 +223,17 @@ static void look_at_leader(const SimHost *host, const RaftStatus *status) {
                 broken("two leaders in term %llu: %016llx and %s", (unsigned long long)status->term,
                        (unsigned long long)leaders[status->term], host->name);
         leaders[status->term] = host->id;
+}
+
+/* By what the bytes say, without all the decoding: it has to be sure. */
+static bool leaves_sessions(const Entry *entry) {
+        if (entry->type != ENTRY_COMMAND)
+                return true;
+        if (entry->size < ENTRY_STAMP_BYTES + 2 || entry->data[ENTRY_STAMP_BYTES] != 1 << 3)
+                return false; /* a command begins with its kind */
+        uint8_t kind = entry->data[ENTRY_STAMP_BYTES + 1];
+        return kind == COMMAND_SET || kind == COMMAND_CREATE || kind == COMMAND_DELETE ||
+               kind == COMMAND_CHECK;
 }
 
 static void look_at_entries(SimHost *host) {
@@ -246,19 +255,34 @@ static void look_at_entries(SimHost *host) {
                                (unsigned long long)known->term);
                 known->hash = hash;
                 known->term = entry->term;
+                known->no_session = leaves_sessions(entry);
         }
         host->checked = MAX(host->checked, end);
 }
 
+/* May this host's sessions be others than those that were looked at last? */
+static bool may_have_sessions(const SimHost *host) {
+        uint64_t applied = host->agent->tree_status.applied;
+        if (host->sessions_at == 0 || host->sessions_at > applied)
+                return true;
+        for (uint64_t i = host->sessions_at + 1; i <= applied; i++)
+                if (i >= n_committed || !committed[i].no_session)
+                        return true;
+        return false;
+}
+
 /* Who believes its session to be certain is right: nobody has applied its end. */
-static void look_at_sessions(const SimHost *host) {
+static void look_at_sessions(SimHost *host) {
+        bool changed = may_have_sessions(host);
         for (unsigned i = 0; i < world.n_hosts; i++) {
                 const SimHost *other = world.hosts[i];
                 TreeSession session;
-                uint64_t until, generation;
-                if (!other->agent || !host_is_in(other) || other->no_tree)
-                        continue;
-                generation = sessions_certain(other->agent, &until);
+                uint64_t until, generation = 0;
+                if (other->agent && host_is_in(other) && !other->no_tree)
+                        generation = sessions_certain(other->agent, &until);
+                if (!changed && host->sessions[i] == generation)
+                        continue; /* neither side is other than when both were compared */
+                host->sessions[i] = generation;
                 if (generation == 0 || tree_session(host->agent->tree, other->id, &session) != 0)
                         continue;
                 if (session.generation > generation ||
@@ -266,6 +290,7 @@ static void look_at_sessions(const SimHost *host) {
                         broken("%s believes its session %llu certain, and %s has applied its end",
                                other->name, (unsigned long long)generation, host->name);
         }
+        host->sessions_at = host->agent->tree_status.applied;
 }
 
 static void look_at_digest(SimHost *host) {
@@ -291,7 +316,7 @@ void ghost_look(SimHost *host) {
         host->no_tree = agent->heal.bad || agent->heal.suspect;
         if (host->no_tree) {
                 host->diverged = false;
-                host->applied = host->revision = 0; /* another tree may be older: the log has the rest */
+                host->applied = host->revision = host->sessions_at = 0; /* another tree may be older: the log has the rest */
                 look_at_leader(host, &agent->raft_status);
         }
         if (host->no_tree || host->diverged)

@@ -151,6 +151,7 @@ struct SimHost {
         Watch *oracle;
         bool unsure;            /* its gate was opened without quorum */
         bool diverged, no_tree; /* its tree was made wrong; was found bad and taken out of service */
+        uint64_t sessions_at, sessions[HOSTS_MAX]; /* index, and what the others believed of theirs then */
         uint64_t checkpoint_wal;
         uint8_t checkpoint_salt[32];
         uint64_t durable;
