@@ -276,8 +276,9 @@ struct Tree {
         RowsWaiting rows_waiting;
         bool no_previous; /* whoever hears of changes does not want the value before */
         RequestRow *requests[REQUEST_SLOTS];
-        uint64_t requests_dirty[REQUEST_SLOTS / 64]; /* slots, as bits: all whose row is dirty, perhaps others */
-        uint64_t next_expiry; /* of the oldest ended request row; USEC_INFINITY: none */
+        uint64_t requests_dirty[REQUEST_SLOTS /
+                                64]; /* slots, as bits: all whose row is dirty, perhaps others */
+        uint64_t next_expiry;        /* of the oldest ended request row; USEC_INFINITY: none */
 
         Scrub scrub;
         TreeSnapshot *snapshots; /* while there is one nothing is pruned */

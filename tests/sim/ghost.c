@@ -316,7 +316,8 @@ void ghost_look(SimHost *host) {
         host->no_tree = agent->heal.bad || agent->heal.suspect;
         if (host->no_tree) {
                 host->diverged = false;
-                host->applied = host->revision = host->sessions_at = 0; /* another tree may be older: the log has the rest */
+                host->applied = host->revision = host->sessions_at =
+                        0; /* another tree may be older: the log has the rest */
                 look_at_leader(host, &agent->raft_status);
         }
         if (host->no_tree || host->diverged)

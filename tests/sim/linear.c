@@ -20,6 +20,7 @@
 
 #define SLOTS  64   /* under way at once */
 #define WORLDS 1500 /* at once */
+#define CHAINS 256
 #define ANY    UINT64_MAX
 
 typedef struct Event {
@@ -37,6 +38,8 @@ typedef struct Worlds {
         LinearWorld at[WORLDS];
         size_t n;
         bool full;
+        /* Those that may be compared with each other, in the order in which they came; 0 is the end. */
+        uint16_t first[CHAINS], next[WORLDS + 1];
 } Worlds;
 
 typedef struct Walk {
@@ -65,10 +68,22 @@ static bool allows(uint64_t value, const LinearOp *op) {
         return false;
 }
 
+static void worlds_clear(Worlds *worlds) {
+        worlds->n = 0;
+        worlds->full = false;
+        memset(worlds->first, 0, sizeof(worlds->first));
+}
+
+static uint16_t *chain_of(Worlds *worlds, uint64_t value, uint64_t must) {
+        uint64_t hash = (value ^ must * UINT64_C(0x9e3779b97f4a7c15)) * UINT64_C(0xc2b2ae3d27d4eb4f);
+        return &worlds->first[hash >> 56];
+}
+
 /* False: it is there already, or one that can do as much. */
 static bool worlds_add(Worlds *worlds, LinearWorld world, uint64_t optional) {
-        for (size_t i = 0; i < worlds->n; i++) {
-                LinearWorld *other = &worlds->at[i];
+        uint16_t *end = chain_of(worlds, world.value, world.done & ~optional);
+        for (; *end != 0; end = &worlds->next[*end]) {
+                LinearWorld *other = &worlds->at[*end - 1];
                 if (other->value != world.value || (other->done & ~optional) != (world.done & ~optional))
                         continue;
                 if ((other->done & ~world.done) == 0)
@@ -83,6 +98,8 @@ static bool worlds_add(Worlds *worlds, LinearWorld world, uint64_t optional) {
                 return false;
         }
         worlds->at[worlds->n++] = world;
+        *end = (uint16_t)worlds->n;
+        worlds->next[worlds->n] = 0;
         return true;
 }
 
@@ -174,8 +191,8 @@ static bool returns(Walk *walk, size_t op) {
                 slot++;
         uint64_t bit = UINT64_C(1) << slot;
         walk->slot = slot;
-        walk->next.n = walk->seen.n = 0;
-        walk->next.full = walk->seen.full = false;
+        worlds_clear(&walk->next);
+        worlds_clear(&walk->seen);
         for (size_t i = 0; i < walk->now.n; i++)
                 go_on(walk, walk->now.at[i]);
         walk->slots[slot] = 0;
