@@ -1,0 +1,67 @@
+/* Many halls in one process and one thread: the agents' own hall, core, log and tree, each with its real
+ * files below one directory, joined by links in memory in place of sockets. What a thousand hosts do to one
+ * core can be measured so, and what one write costs each of three, counted.
+ *
+ * Every host has an inbox. Whoever has something in it, or is due, is given a turn, in the order in which
+ * they became so; between two rounds of turns one of the disks does a piece of its work. Nothing fails here,
+ * nothing is late: tests/sim is for that. */
+#pragma once
+
+#include "agent/hall.h"
+
+#define HALLS_MAX 2000u
+
+typedef struct Hall Hall;
+typedef struct HallLink HallLink;
+typedef struct HallMessage HallMessage;
+
+typedef enum HallDuty { HALL_TURN, HALL_DISK } HallDuty; /* one turn; one piece of what its disk has to do */
+
+struct Hall {
+        unsigned i;
+        uint64_t id; /* key */
+        char name[16], address[32], directory[200];
+        uint8_t key[KEY_HASH_BYTES], machine[16];
+        Random random;
+        Disk *disk;
+        Agent *agent;
+        bool listening, joining;
+
+        HallMessage *inbox, *inbox_tail;
+        HallLink *links;
+        uint64_t *wanted; /* hosts to be linked with */
+        size_t n_wanted;
+        uint64_t epoch; /* of `wanted` */
+
+        uint64_t turn_usec, quiet_usec, dial_usec; /* USEC_INFINITY: never */
+        size_t place;                              /* in the heap of those */
+        bool ready, working;                       /* in one of the queues */
+        UT_hash_handle hh;
+};
+
+typedef struct Halls {
+        Hall *list[HALLS_MAX];
+        unsigned n;
+        const char *directory;
+        char token[TOKEN_TEXT_BYTES];
+        bool verbose;
+        /* Virtual time: every piece of work takes this long, and who waits, waits for nothing. 0: the real
+         * clock. */
+        uint64_t piece_usec;
+        uint64_t now;
+        void (*work)(Hall *hall, HallDuty duty); /* NULL: hall_work() itself */
+        void (*turned)(Hall *hall);              /* it had one; may be NULL */
+        size_t segment_bytes;
+} Halls;
+
+extern Halls halls;
+
+uint64_t halls_now(void);
+/* Starts so many, forms one cluster of them; false: not within that time. */
+bool halls_form(unsigned n, uint64_t usec);
+bool halls_run_until(uint64_t usec, bool (*is)(void)); /* is NULL: just goes on until then */
+bool halls_equal(void);                                /* all are members and have applied the same */
+Hall *halls_leader(void);
+void hall_work(Hall *hall, HallDuty duty);
+void halls_end(void);
+_Noreturn void halls_die(const char *what, int r);
