@@ -12,14 +12,16 @@
 #include <unistd.h>
 #include "load.h"
 
-#define WINDOW (16 * 1024 * 1024)
+#define WINDOW        (16 * 1024 * 1024)
+#define LEASE_SECONDS 600
+#define INSTANCE      "{\"host\":\"h1\",\"address\":\"192.0.2.1\",\"port\":1,\"priority\":0,\"weight\":0}"
 
 typedef struct Call {
         Link *link;
         Client *client; /* NULL: a watch */
         uint8_t *body;
         size_t size, sent;
-        bool ok, watching;
+        bool ok, watching, withdraw, lease;
         uint8_t frame[4096]; /* a watch: bytes that wait for the rest of their message */
         size_t framed;
 } Call;
@@ -29,6 +31,8 @@ struct Link {
         nghttp2_session *session;
         LoadPoll poll;
         char authority[64];
+        uint64_t lease; /* 0: none yet */
+        unsigned instance;
 };
 
 /* ---- Protobuf, as much as is needed ---- */
@@ -60,24 +64,34 @@ static size_t get_varint(const uint8_t *from, size_t size, uint64_t *ret) {
         return 0;
 }
 
-/* Counts `field` among the fields of a message. */
-static unsigned count_field(const uint8_t *at, size_t size, unsigned field) {
-        unsigned n = 0;
-        uint64_t tag, value;
+/* Finds the next field with that number in a message, and goes on behind it. `ret`: its number, or its size
+ * when it has bytes, which begin at *ret_bytes. */
+static bool next_field(const uint8_t **at, size_t *size, unsigned field, uint64_t *ret,
+                       const uint8_t **ret_bytes) {
+        uint64_t tag;
         size_t used;
 
-        while (size > 0 && (used = get_varint(at, size, &tag)) > 0) {
-                at += used, size -= used;
-                n += tag >> 3 == field;
-                if ((used = get_varint(at, size, &value)) == 0)
-                        break;
+        while (*size > 0 && (used = get_varint(*at, *size, &tag)) > 0) {
+                *at += used, *size -= used;
+                if ((used = get_varint(*at, *size, ret)) == 0)
+                        return false;
+                *ret_bytes = *at + used;
                 if ((tag & 7) == 2)
-                        used += value;
-                if (used > size)
-                        break;
-                at += used, size -= used;
+                        used += *ret;
+                if (used > *size)
+                        return false;
+                *at += used, *size -= used;
+                if (tag >> 3 == field)
+                        return true;
         }
-        return n;
+        return false;
+}
+
+static uint64_t number_of(const uint8_t *at, size_t size, unsigned field) {
+        const uint8_t *bytes;
+        uint64_t value;
+
+        return next_field(&at, &size, field, &value, &bytes) ? value : 0;
 }
 
 /* ---- Calls ---- */
@@ -93,7 +107,7 @@ static ssize_t on_read(nghttp2_session *session, int32_t stream, uint8_t *buffer
         call->sent += n;
         if (call->sent == call->size) {
                 *flags |= NGHTTP2_DATA_FLAG_EOF;
-                if (!call->client) /* a watch stays open */
+                if (!call->client && !call->lease) /* a watch stays open */
                         *flags |= NGHTTP2_DATA_FLAG_NO_END_STREAM;
         }
         return (ssize_t)n;
@@ -102,7 +116,7 @@ static ssize_t on_read(nghttp2_session *session, int32_t stream, uint8_t *buffer
 #define HEADER(n, v) \
         { (uint8_t *)(n), (uint8_t *)(v), strlen(n), strlen(v), NGHTTP2_NV_FLAG_NONE }
 
-static void submit(Link *link, Client *client, const char *path, const uint8_t *message, size_t size) {
+static Call *submit(Link *link, Client *client, const char *path, const uint8_t *message, size_t size) {
         Call *call = calloc(1, sizeof(Call));
 
         if (!call || !(call->body = malloc(size + 5)))
@@ -127,6 +141,7 @@ static void submit(Link *link, Client *client, const char *path, const uint8_t *
                                        &provider, call);
         if (r < 0)
                 load_die("a call", nghttp2_strerror(r));
+        return call;
 }
 
 static void etcd_ask(Link *link, Client *client, Verb verb, unsigned key) {
@@ -162,6 +177,58 @@ static void etcd_watch(Link *link, unsigned key) {
         submit(link, NULL, "/etcdserverpb.Watch/Watch", message, n);
 }
 
+/* ---- A service: keys of a lease, which is granted once and outlives the measurement ---- */
+
+static void instance_path(unsigned n, char to[static 32]) {
+        snprintf(to, 32, "/services/bench/h1:%05u", n);
+}
+
+static void etcd_enlist(Link *link, Client *client, unsigned n) {
+        uint8_t *message = malloc(1024);
+        char path[32];
+
+        if (!message)
+                load_die("a call", strerror(ENOMEM));
+        instance_path(n, path);
+        size_t size = put_bytes(message, 1, path, strlen(path));
+        size += put_bytes(message + size, 2, INSTANCE, strlen(INSTANCE));
+        size += put_varint(message + size, 3 << 3);
+        size += put_varint(message + size, link->lease);
+        submit(link, client, "/etcdserverpb.KV/Put", message, size);
+        free(message);
+        link->instance = n;
+}
+
+static void etcd_flush(Link *link);
+
+static void etcd_withdraw(Link *link, Client *client) {
+        uint8_t message[64];
+        char path[32];
+
+        instance_path(link->instance, path);
+        size_t size = put_bytes(message, 1, path, strlen(path));
+        submit(link, client, "/etcdserverpb.KV/DeleteRange", message, size)->withdraw = true;
+        etcd_flush(link);
+}
+
+static void etcd_watch_instances(Link *link) {
+        static const char first[] = "/services/bench/", end[] = "/services/bench0";
+        uint8_t create[64], message[80];
+
+        size_t n = put_bytes(create, 1, first, strlen(first));
+        n += put_bytes(create + n, 2, end, strlen(end));
+        n = put_bytes(message, 1, create, n);
+        submit(link, NULL, "/etcdserverpb.Watch/Watch", message, n);
+}
+
+static void grant_lease(Link *link) {
+        uint8_t message[8];
+        size_t size = put_varint(message, 1 << 3);
+
+        size += put_varint(message + size, LEASE_SECONDS);
+        submit(link, NULL, "/etcdserverpb.Lease/LeaseGrant", message, size)->lease = true;
+}
+
 /* ---- Answers ---- */
 
 static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const uint8_t *name,
@@ -174,15 +241,27 @@ static int on_header(nghttp2_session *session, const nghttp2_frame *frame, const
         return 0;
 }
 
+/* Field 11 of the answer are its events; field 1 of an event is its type, and 1 means deleted. */
 static void watch_message(Call *call, const uint8_t *message, size_t size) {
-        unsigned events = count_field(message, size, 11);
+        const uint8_t *event;
+        uint64_t event_size;
 
         if (!call->watching) {
                 call->watching = true;
                 load_watching(call->link->load);
         }
-        while (events-- > 0)
-                load_heard(call->link->load);
+        while (next_field(&message, &size, 11, &event_size, &event))
+                if (number_of(event, event_size, 1) == 1)
+                        load_gone(call->link->load);
+                else
+                        load_heard(call->link->load);
+}
+
+static void answer_message(Call *call, const uint8_t *message, size_t size) {
+        if (call->lease)
+                call->link->lease = number_of(message, size, 2);
+        else
+                watch_message(call, message, size);
 }
 
 static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream, const uint8_t *data, size_t size,
@@ -200,7 +279,7 @@ static int on_data(nghttp2_session *session, uint8_t flags, int32_t stream, cons
                            (size_t)call->frame[3] << 8 | call->frame[4];
                 if (call->framed < n + 5)
                         break;
-                watch_message(call, call->frame + 5, n);
+                answer_message(call, call->frame + 5, n);
                 memmove(call->frame, call->frame + n + 5, call->framed - n - 5);
                 call->framed -= n + 5;
         }
@@ -213,12 +292,18 @@ static int on_close(nghttp2_session *session, int32_t stream, uint32_t code, voi
         if (!call)
                 return 0;
         Client *client = call->client;
-        bool ok = call->ok;
+        bool ok = call->ok, withdraw = call->withdraw, lease = call->lease;
+        Load *load = call->link->load;
         free(call->body);
         free(call);
+        if (lease)
+                return 0;
         if (!client)
                 load_die("a watch", "ended");
-        load_answered(client, ok ? NULL : "grpc-status");
+        if (withdraw)
+                load_withdrawn(load);
+        else
+                load_answered(client, ok ? NULL : "grpc-status");
         return 0;
 }
 
@@ -297,6 +382,12 @@ static Link *etcd_open(Load *load, const char *address) {
             nghttp2_submit_settings(link->session, NGHTTP2_FLAG_NONE, settings, 1) < 0 ||
             nghttp2_session_set_local_window_size(link->session, NGHTTP2_FLAG_NONE, 0, WINDOW) < 0)
                 load_die(address, "http/2");
+        if (load_verb(load) == VERB_REGISTER) {
+                grant_lease(link);
+                etcd_flush(link);
+                while (link->lease == 0)
+                        on_link(link, EPOLLIN);
+        }
         etcd_flush(link);
         return link;
 }
@@ -314,6 +405,9 @@ int main(int argc, char **argv) {
                 .ask = etcd_ask,
                 .flush = etcd_flush,
                 .watch = etcd_watch,
+                .enlist = etcd_enlist,
+                .withdraw = etcd_withdraw,
+                .watch_instances = etcd_watch_instances,
                 .close = etcd_close,
         };
         return load_main(&driver, argc, argv);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 #include "load.h"
 
@@ -27,7 +28,7 @@ struct Load {
         uint8_t *value;
         int epoll_fd;
         unsigned n_waiting, next_key, n_watching, n_heard;
-        bool watch_written;
+        bool withdrawing, withdrawn, gone; /* register: the instance before the next one */
         uint64_t random;
         uint64_t measure_nsec, end_nsec; /* answers in between count; no question leaves after the end */
         uint64_t buckets[BUCKETS], n, n_all, max_nsec, first_nsec, last_nsec, gap_nsec;
@@ -102,7 +103,7 @@ static void note(Load *load, uint64_t sent_nsec, uint64_t now) {
 /* ---- Questions and answers ---- */
 
 static unsigned choose_key(Load *load) {
-        if (load->verb == VERB_FILL)
+        if (load->verb == VERB_FILL || load->verb == VERB_REGISTER)
                 return load->next_key++;
         if (load->verb == VERB_WATCH)
                 return 0;
@@ -123,19 +124,57 @@ static void ask(Load *load, Client *client) {
         client->sent_nsec = now_nsec();
         load->n_waiting++;
         load->n_heard = 0;
-        load->driver->ask(client->link, client, load->verb == VERB_WATCH ? VERB_SET : load->verb,
-                          choose_key(load));
+        unsigned key = choose_key(load);
+        if (load->verb == VERB_REGISTER)
+                load->driver->enlist(client->link, client, key);
+        else
+                load->driver->ask(client->link, client, load->verb == VERB_WATCH ? VERB_SET : load->verb,
+                                  key);
 }
 
-/* One write of a measurement of watchers is over when it was answered and all have heard. */
+static bool is_watched(const Load *load) {
+        return load->verb == VERB_WATCH || load->verb == VERB_REGISTER;
+}
+
+/* One write of a measurement of watchers is over when it was answered and all have heard. An instance is
+ * withdrawn then, which is not counted, and the next one comes when nobody sees it any more. */
 static bool watch_next(Load *load) {
         Client *client = &load->clients[0];
 
-        if (client->waiting || load->n_heard < load->n_watchers)
+        if (client->waiting || load->withdrawing || load->n_heard < load->n_watchers)
                 return false;
         note(load, client->sent_nsec, now_nsec());
-        ask(load, client);
+        if (load->verb == VERB_REGISTER) {
+                load->withdrawing = true;
+                load->withdrawn = load->gone = false;
+                load->driver->withdraw(client->link, client);
+        } else
+                ask(load, client);
         return true;
+}
+
+static void register_next(Load *load) {
+        Client *client = &load->clients[0];
+
+        if (!load->withdrawing || !load->withdrawn || !load->gone)
+                return;
+        load->withdrawing = false;
+        ask(load, client);
+        load->driver->flush(client->link);
+}
+
+void load_withdrawn(Load *load) {
+        load->withdrawn = true;
+        register_next(load);
+}
+
+void load_gone(Load *load) {
+        load->gone = true;
+        register_next(load);
+}
+
+Verb load_verb(const Load *load) {
+        return load->verb;
 }
 
 void load_answered(Client *client, const char *error) {
@@ -145,7 +184,7 @@ void load_answered(Client *client, const char *error) {
         load->n_waiting--;
         if (error && load->n_errors++ == 0)
                 snprintf(load->error, sizeof(load->error), "%s", error);
-        if (load->verb == VERB_WATCH) {
+        if (is_watched(load)) {
                 if (error)
                         load_die("a write that is watched failed", error);
                 watch_next(load);
@@ -196,7 +235,10 @@ static void begin_watching(Load *load) {
 
         for (unsigned i = 0; i < load->n_watchers; i++) {
                 Link *link = load->watchers[i];
-                load->driver->watch(link, 0);
+                if (load->verb == VERB_REGISTER)
+                        load->driver->watch_instances(link);
+                else
+                        load->driver->watch(link, 0);
                 load->driver->flush(link);
         }
         while (load->n_watching < load->n_watchers) {
@@ -207,7 +249,7 @@ static void begin_watching(Load *load) {
 }
 
 static void run(Load *load) {
-        if (load->verb == VERB_WATCH)
+        if (is_watched(load))
                 begin_watching(load);
         uint64_t begin = now_nsec();
         load->measure_nsec = load->verb == VERB_FILL ? begin : begin + (uint64_t)(load->warm_up * 1e9);
@@ -216,7 +258,7 @@ static void run(Load *load) {
                 ask(load, &load->clients[i]);
         for (unsigned i = 0; i < load->n_links; i++)
                 load->driver->flush(load->links[i]);
-        while (load->n_waiting > 0 || (load->verb == VERB_WATCH && !is_over(load))) {
+        while (load->n_waiting > 0 || (is_watched(load) && !is_over(load))) {
                 wait_once(load);
                 if (load->verb != VERB_FILL && now_nsec() > load->end_nsec + DRAIN_SECONDS * NSEC_PER_SEC)
                         load_die("an answer never came", strerror(ETIMEDOUT));
@@ -239,10 +281,11 @@ static void print(const Load *load) {
 
 static void usage(const Driver *driver, FILE *to) {
         fprintf(to,
-                "%s-load [OPTIONS] set|get|linearizable|fill|watch ADDRESS...\n"
+                "%s-load [OPTIONS] set|get|linearizable|fill|watch|register ADDRESS...\n"
                 "Asks servers as fast as they answer. An address is %s.\n"
                 "  fill              write every key once; the other verbs choose keys at random\n"
                 "  watch             write one key again and again, each time when all watchers have heard\n"
+                "  register          one service instance at the first address, each time until it is seen at the last\n"
                 "  --clients=N       questions in flight (1)\n"
                 "  --links=N         connections for them, spread over the addresses (as many as clients)\n"
                 "  --watchers=N      watch: how many, each with a connection of its own, at the last address (100)\n"
@@ -254,11 +297,9 @@ static void usage(const Driver *driver, FILE *to) {
 }
 
 static bool parse_verb(const char *word, Verb *ret) {
-        static const char *const words[] = {[VERB_SET] = "set",
-                                            [VERB_GET] = "get",
-                                            [VERB_LINEARIZABLE] = "linearizable",
-                                            [VERB_FILL] = "fill",
-                                            [VERB_WATCH] = "watch"};
+        static const char *const words[] = {
+                [VERB_SET] = "set",   [VERB_GET] = "get",     [VERB_LINEARIZABLE] = "linearizable",
+                [VERB_FILL] = "fill", [VERB_WATCH] = "watch", [VERB_REGISTER] = "register"};
 
         for (unsigned i = 0; i < sizeof(words) / sizeof(words[0]); i++)
                 if (strcmp(word, words[i]) == 0) {
@@ -330,9 +371,11 @@ static void parse(Load *load, int argc, char **argv) {
                 usage(load->driver, stderr);
                 exit(2);
         }
-        if (load->verb == VERB_WATCH) {
+        if (is_watched(load)) {
                 load->n_clients = 1;
-                if (load->n_watchers == 0)
+                if (load->verb == VERB_REGISTER)
+                        load->n_watchers = 1;
+                else if (load->n_watchers == 0)
                         load->n_watchers = 100;
         } else
                 load->n_watchers = 0;
@@ -349,8 +392,16 @@ static void connect_all(Load *load, char **addresses, unsigned n_addresses) {
                 load->watchers[i] = load->driver->open(load, addresses[n_addresses - 1]);
 }
 
+/* A watcher is a connection and a pipe. */
+static void allow_files(void) {
+        struct rlimit limit = {4 * CLIENTS_MAX, 4 * CLIENTS_MAX};
+        (void)setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int load_main(const Driver *driver, int argc, char **argv) {
         Load *load = &the_load;
+
+        allow_files();
 
         load->driver = driver;
         parse(load, argc, argv);

@@ -5,7 +5,7 @@
  * read.
  *
  *      load.c        the loop, the clock, the histogram, the command line
- *      treaty.c      sd-bus on an agent's private socket
+ *      treaty.c      sd-bus on an agent's private socket, or through a bus
  *      etcd.c        gRPC on HTTP/2 (nghttp2), plain TCP, as etcd's own clients speak it
  *      zookeeper.c   ZooKeeper's own C client, single-threaded
  */
@@ -22,6 +22,7 @@ typedef enum Verb {
         VERB_LINEARIZABLE, /* what the cluster agrees on now */
         VERB_FILL,         /* every key once, made where absent */
         VERB_WATCH,        /* one write at a time, and how long until the last of N watchers heard */
+        VERB_REGISTER,     /* one service instance at a time, and how long until it is seen elsewhere */
 } Verb;
 
 typedef struct Load Load;
@@ -47,6 +48,14 @@ typedef struct Driver {
         void (*flush)(Link *link);
         /* Watches one key from now on; load_watching() when it stands, load_heard() for each change. */
         void (*watch)(Link *link, unsigned key);
+        /* Registers instance number `n` of a service, which lives as long as its session or lease:
+         * load_answered(). */
+        void (*enlist)(Link *link, Client *client, unsigned n);
+        /* Ends it: load_withdrawn(). */
+        void (*withdraw)(Link *link, Client *client);
+        /* Watches all instances: load_watching(), load_heard() for one that came, load_gone() for one that
+         * went. */
+        void (*watch_instances)(Link *link);
         void (*close)(Link *link);
 } Driver;
 
@@ -66,6 +75,9 @@ void load_poll(Load *load, LoadPoll *poll, uint32_t events);
 void load_answered(Client *client, const char *error); /* NULL: done as asked */
 void load_watching(Load *load);
 void load_heard(Load *load);
+void load_gone(Load *load);
+void load_withdrawn(Load *load);
+Verb load_verb(const Load *load);
 const uint8_t *load_value(const Load *load, size_t *ret_size);
 void load_path(unsigned key, char ret[static 32]); /* "/bench/00042" */
 _Noreturn void load_die(const char *what, const char *why);

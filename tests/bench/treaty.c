@@ -1,5 +1,5 @@
 /* treaty: method calls with sd-bus on the private socket of an agent, as any program on that host makes
- * them. */
+ * them; or, where the address begins with "bus:", through the bus of that host. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,6 +16,7 @@ struct Link {
         LoadPoll watch; /* the fd of a watch */
         uint8_t buffer[65536];
         size_t buffered;
+        int instance; /* the fd that keeps a registration; 0: none */
 };
 
 static int on_answer(sd_bus_message *answer, void *userdata, sd_bus_error *ret) {
@@ -81,6 +82,8 @@ static void on_watch(void *p, uint32_t events) {
                 at += size;
                 if (record.kind == RECORD_PUT)
                         load_heard(link->load);
+                else if (record.kind == RECORD_DELETE)
+                        load_gone(link->load);
         }
         memmove(link->buffer, link->buffer + at, link->buffered - at);
         link->buffered -= at;
@@ -99,14 +102,50 @@ static int on_watch_fd(sd_bus_message *answer, void *userdata, sd_bus_error *ret
         return 1;
 }
 
+static void watch(Link *link, const char *path, uint64_t flags) {
+        int r = sd_bus_call_method_async(link->bus, NULL, "org.treaty1", "/org/treaty1", "org.treaty1.Tree",
+                                         "Watch", on_watch_fd, link, "stt", path, flags, (uint64_t)0);
+        if (r < 0)
+                load_die("a watch", strerror(-r));
+}
+
 static void treaty_watch(Link *link, unsigned key) {
         char path[32];
 
         load_path(key, path);
-        int r = sd_bus_call_method_async(link->bus, NULL, "org.treaty1", "/org/treaty1", "org.treaty1.Tree",
-                                         "Watch", on_watch_fd, link, "stt", path, (uint64_t)0, (uint64_t)0);
+        watch(link, path, 0);
+}
+
+/* ---- A service ---- */
+
+static int on_instance(sd_bus_message *answer, void *userdata, sd_bus_error *ret) {
+        Client *client = userdata;
+        const sd_bus_error *error = sd_bus_message_get_error(answer);
+        int fd = -1;
+
+        if (!error && sd_bus_message_read(answer, "h", &fd) < 0)
+                load_die("a registration", "no fd");
+        client->link->instance = error ? 0 : dup(fd);
+        load_answered(client, error ? error->name : NULL);
+        return 1;
+}
+
+static void treaty_enlist(Link *link, Client *client, unsigned n) {
+        int r = sd_bus_call_method_async(link->bus, NULL, "org.treaty1", "/org/treaty1",
+                                         "org.treaty1.Services", "Register", on_instance, client, "sqa{sv}",
+                                         "bench", (unsigned)(1 + n % 60000), 0);
         if (r < 0)
-                load_die("a watch", strerror(-r));
+                load_die("a registration", strerror(-r));
+}
+
+static void treaty_withdraw(Link *link, Client *client) {
+        close(link->instance);
+        link->instance = 0;
+        load_withdrawn(link->load);
+}
+
+static void treaty_watch_instances(Link *link) {
+        watch(link, "/services/bench", 1 /* all below */);
 }
 
 /* ---- Connections ---- */
@@ -118,10 +157,13 @@ static Link *treaty_open(Load *load, const char *socket) {
         if (!link)
                 load_die(socket, strerror(ENOMEM));
         link->load = load;
-        snprintf(address, sizeof(address), "unix:path=%s", socket);
+        bool through_bus = strncmp(socket, "bus:", 4) == 0;
+        snprintf(address, sizeof(address), "unix:path=%s", socket + (through_bus ? 4 : 0));
         int r = sd_bus_new(&link->bus);
         if (r >= 0)
                 r = sd_bus_set_address(link->bus, address);
+        if (r >= 0)
+                r = sd_bus_set_bus_client(link->bus, through_bus);
         if (r >= 0)
                 r = sd_bus_negotiate_fds(link->bus, true);
         if (r >= 0)
@@ -148,11 +190,14 @@ static void treaty_close(Link *link) {
 int main(int argc, char **argv) {
         static const Driver driver = {
                 .name = "treaty",
-                .address = "the private socket of an agent",
+                .address = "the private socket of an agent, or \"bus:\" and the socket of a bus",
                 .open = treaty_open,
                 .ask = treaty_ask,
                 .flush = treaty_flush,
                 .watch = treaty_watch,
+                .enlist = treaty_enlist,
+                .withdraw = treaty_withdraw,
+                .watch_instances = treaty_watch_instances,
                 .close = treaty_close,
         };
         return load_main(&driver, argc, argv);

@@ -12,12 +12,14 @@
 #include "load.h"
 
 #define SESSION_MSEC 10000
+#define INSTANCE     "{\"host\":\"h1\",\"address\":\"192.0.2.1\",\"port\":1,\"priority\":0,\"weight\":0}"
 
 struct Link {
         Load *load;
         zhandle_t *zk;
         LoadPoll poll;
-        unsigned watched;
+        unsigned watched, instance;
+        int n_instances;
         bool standing, ready;
 };
 
@@ -63,6 +65,8 @@ static void zookeeper_ask(Link *link, Client *client, Verb verb, unsigned key) {
         case VERB_GET:
                 expect(zoo_aget(link->zk, path, 0, on_value, client), "get");
                 break;
+        case VERB_REGISTER: /* zookeeper_enlist() */
+                break;
         }
 }
 
@@ -99,6 +103,68 @@ static void on_change(zhandle_t *zk, int type, int state, const char *path, void
 
         if (type == ZOO_CHANGED_EVENT)
                 zookeeper_watch(link, link->watched);
+}
+
+/* ---- A service: ephemeral nodes of this session ---- */
+
+static void instance_path(unsigned n, char to[static 40]) {
+        snprintf(to, 40, "/bench/services/h1:%05u", n);
+}
+
+static void zookeeper_enlist(Link *link, Client *client, unsigned n) {
+        char path[40];
+
+        link->instance = n;
+        instance_path(n, path);
+        expect(zoo_acreate(link->zk, path, INSTANCE, sizeof(INSTANCE) - 1, &ZOO_OPEN_ACL_UNSAFE,
+                           ZOO_EPHEMERAL, on_created, client),
+               "create");
+}
+
+static void on_deleted(int r, const void *p) {
+        expect(r, "delete");
+        load_withdrawn(((const Link *)p)->load);
+}
+
+static void zookeeper_flush(Link *link);
+
+static void zookeeper_withdraw(Link *link, Client *client) {
+        char path[40];
+
+        instance_path(link->instance, path);
+        expect(zoo_adelete(link->zk, path, -1, on_deleted, link), "delete");
+        zookeeper_flush(link);
+}
+
+static void on_change_of_instances(zhandle_t *zk, int type, int state, const char *path, void *p);
+
+/* What is there now tells what happened: one at a time comes or goes. */
+static void on_instances(int r, const struct String_vector *names, const void *p) {
+        Link *link = (Link *)p;
+
+        if (r == ZCLOSING)
+                return;
+        expect(r, "the instances");
+        int before = link->n_instances;
+        link->n_instances = names->count;
+        if (!link->standing) {
+                link->standing = true;
+                load_watching(link->load);
+        } else if (names->count > before)
+                load_heard(link->load);
+        else if (names->count < before)
+                load_gone(link->load);
+}
+
+static void zookeeper_watch_instances(Link *link) {
+        expect(zoo_awget_children(link->zk, "/bench/services", on_change_of_instances, link, on_instances,
+                                  link),
+               "watch");
+}
+
+static void on_change_of_instances(zhandle_t *zk, int type, int state, const char *path, void *p) {
+        if (type == ZOO_CHILD_EVENT)
+                zookeeper_watch_instances(p);
 }
 
 /* ---- Connections ---- */
@@ -144,8 +210,15 @@ static void pump(Link *link, const char *address) {
 
 static void on_parent(int r, const char *path, const void *p) {
         if (r != ZOK && r != ZNODEEXISTS)
-                load_die("create /bench", zerror(r));
+                load_die("a parent node", zerror(r));
         ((Link *)p)->ready = true;
+}
+
+static void make_parent(Link *link, const char *path, const char *address) {
+        link->ready = false;
+        expect(zoo_acreate(link->zk, path, NULL, -1, &ZOO_OPEN_ACL_UNSAFE, 0, on_parent, link), path);
+        while (!link->ready)
+                pump(link, address);
 }
 
 static Link *zookeeper_open(Load *load, const char *address) {
@@ -161,10 +234,9 @@ static Link *zookeeper_open(Load *load, const char *address) {
         link->poll = (LoadPoll){.fd = -1, .ready = on_link, .p = link};
         while (zoo_state(link->zk) != ZOO_CONNECTED_STATE)
                 pump(link, address);
-        expect(zoo_acreate(link->zk, "/bench", NULL, -1, &ZOO_OPEN_ACL_UNSAFE, 0, on_parent, link),
-               "create /bench");
-        while (!link->ready)
-                pump(link, address);
+        make_parent(link, "/bench", address);
+        if (load_verb(load) == VERB_REGISTER)
+                make_parent(link, "/bench/services", address);
         zookeeper_flush(link);
         return link;
 }
@@ -182,6 +254,9 @@ int main(int argc, char **argv) {
                 .ask = zookeeper_ask,
                 .flush = zookeeper_flush,
                 .watch = zookeeper_watch,
+                .enlist = zookeeper_enlist,
+                .withdraw = zookeeper_withdraw,
+                .watch_instances = zookeeper_watch_instances,
                 .close = zookeeper_hang_up,
         };
         return load_main(&driver, argc, argv);
