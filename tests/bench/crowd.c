@@ -219,7 +219,8 @@ int main(int argc, char **argv) {
                 change(i);
                 if (!halls_run_until(halls_now() + 60 * USEC_PER_SEC, all_done))
                         halls_die("a change did not reach all hosts within a minute", 0);
-                (void)halls_run_until(next, NULL);
+                if (next > halls_now())
+                        (void)halls_run_until(next, NULL);
         }
         double spent = (double)(cpu_usec() - cpu), meanwhile = idle * (double)(halls_now() - begin);
         print(formed, idle, spent > meanwhile ? spent - meanwhile : 0);

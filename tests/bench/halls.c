@@ -9,7 +9,7 @@
 
 #define QUIET_USEC  (100 * USEC_PER_MSEC)
 #define REDIAL_USEC (100 * USEC_PER_MSEC)
-#define JOIN_USEC   (1 * USEC_PER_SEC)
+#define LOOK_USEC   (5 * USEC_PER_MSEC)
 #define FULL_BYTES  (1024 * 1024)
 #define WAVE        100u
 #define QUEUE_BYTES (FULL_BYTES + 2 * LIMIT_LETTER_BYTES)
@@ -472,13 +472,6 @@ static void open_inbox(Hall *hall) {
 
 /* ---- One host ---- */
 
-static void joined(JoinAnswer answer, const char *why, void *userdata) {
-        Hall *hall = userdata;
-        hall->joining = false;
-        if (halls.verbose && answer != JOIN_DONE)
-                fprintf(stderr, "%s: join: %d %s\n", hall->name, answer, why);
-}
-
 static void know_by_id(Hall *hall) {
         if (hall->id == hall->agent->host.id)
                 return;
@@ -594,9 +587,13 @@ static bool step(uint64_t until) {
 }
 
 bool halls_run_until(uint64_t usec, bool (*is)(void)) {
-        while (halls_now() < usec) {
-                if (is && is())
-                        return true;
+        uint64_t now, look = 0;
+        while ((now = halls_now()) < usec) {
+                if (is && now >= look) { /* not at every step: it may be a look at every host */
+                        if (is())
+                                return true;
+                        look = now + LOOK_USEC;
+                }
                 (void)step(usec);
         }
         return is ? is() : true;
@@ -636,6 +633,7 @@ static void start(Hall *hall) {
                 .session_usec = 5 * USEC_PER_SEC,
                 .max_voters = 5,
                 .seed = random_next(&hall->random),
+                .join = halls.token[0] ? halls.token : NULL,
                 .segment_bytes = halls.segment_bytes,
                 .outside = {.userdata = hall,
                             .now = out_now,
@@ -737,25 +735,6 @@ static bool formed(void) {
         return status.n_members == halls.n && status.n_voters == roles_voters_wanted(halls.n, 5);
 }
 
-static void send_to_join(void) {
-        for (unsigned i = 1; i < halls.n; i++) {
-                Hall *hall = halls.list[i];
-                if (hall->joining || is_in(hall))
-                        continue;
-                if (agent_join(hall->agent, halls.token, true, joined, hall) == 0)
-                        hall->joining = true;
-        }
-}
-
-static bool form(uint64_t until, bool (*is)(void)) {
-        while (halls_now() < until) {
-                send_to_join();
-                if (halls_run_until(MIN(until, halls_now() + JOIN_USEC), is))
-                        return true;
-        }
-        return false;
-}
-
 static void allow_files(void) {
         struct rlimit limit = {1 << 20, 1 << 20};
         if (setrlimit(RLIMIT_NOFILE, &limit) < 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0) {
@@ -779,12 +758,12 @@ bool halls_form(unsigned n, uint64_t usec) {
         while (halls.n < n) {
                 for (unsigned wave = MIN(MAX(halls.n, 2u), WAVE); wave > 0 && halls.n < n; wave--)
                         (void)add();
-                if (!form(until, all_in))
+                if (!halls_run_until(until, all_in))
                         return false;
                 if (halls.verbose)
                         fprintf(stderr, "%u hosts\n", halls.n);
         }
-        return form(until, formed);
+        return halls_run_until(until, formed);
 }
 
 Hall *halls_leader(void) {

@@ -25,7 +25,7 @@ struct Hall {
         Random random;
         Disk *disk;
         Agent *agent;
-        bool listening, joining;
+        bool listening;
 
         HallMessage *inbox, *inbox_tail;
         HallLink *links;
@@ -59,8 +59,9 @@ extern Halls halls;
 uint64_t halls_now(void);
 /* Starts so many, forms one cluster of them; false: not within that time. */
 bool halls_form(unsigned n, uint64_t usec);
-bool halls_run_until(uint64_t usec, bool (*is)(void)); /* is NULL: just goes on until then */
-bool halls_equal(void);                                /* all are members and have applied the same */
+/* `is` is looked at every 5 ms; NULL: just goes on until then. */
+bool halls_run_until(uint64_t usec, bool (*is)(void));
+bool halls_equal(void); /* all are members and have applied the same */
 Hall *halls_leader(void);
 void hall_work(Hall *hall, HallDuty duty);
 void halls_end(void);

@@ -12,22 +12,31 @@ import time
 from . import bench, build, cluster, rivals
 from .tools import LabError, run, say, until
 
+BUSES = ("dbus-daemon", "dbus-broker")
 ROWS = [  # (key, what, verb, where, clients)
     *((f"write-{where}-{n}", "write", "set", where, n) for where in ("leader", "follower") for n in (1, 16, 64, 256)),
     *((f"linearizable-{n}", "linearizable read", "linearizable", "follower", n) for n in (1, 64)),
     *((f"local-{n}", "local read", "get", "follower", n) for n in (1, 64)),
 ]
 
+BUS_ROWS = [(f"{bus}-{n}", bus, n) for bus in BUSES for n in (1, 64)]
+
 
 class Treaty:
-    """Three agents on real hosts; programs reach them over the private socket."""
+    """Three agents on real hosts; programs reach them over the private socket, or over a bus: dbus-daemon on all hosts
+    but the last, which has dbus-broker."""
     name, program = "treaty", "treaty-load"
 
     def __init__(self, fleet):
         self.fleet = fleet
 
     def __enter__(self):
-        self.hosts = self.fleet.up(3)
+        self.hosts = self.fleet.up(3, more=("dbus-broker",))
+        last = self.hosts[-1]
+        last.run("systemctl", "enable", "dbus-broker.service")
+        # The bus cannot be changed under running services; the host is started anew for it.
+        self.fleet.crash([last])
+        self.fleet.boot([last])
         cluster.form(self.hosts)
         self.look()
         return self
@@ -49,6 +58,12 @@ class Treaty:
 
     def address(self, member):
         return member.socket
+
+    def bus_address(self, bus):
+        """A follower's where the choice is free; a read of what the agent knows costs the same everywhere."""
+        self.look()
+        hosts = self.hosts[-1:] if bus == "dbus-broker" else [h for h in self.hosts[:-1] if h is not self.leader_host]
+        return f"bus:/proc/{self.agents[hosts[0].name].pid}/root/run/dbus/system_bus_socket"
 
     def kill(self, member):
         os.kill(member.pid, signal.SIGKILL)
@@ -90,13 +105,15 @@ class Rival:
         time.sleep(3)
 
 
-def ask(system, member, verb, clients=1, seconds=2.0, warm_up=0.3, options=()):
-    """What the load saw, with the CPU time and the bytes to the disk that all members spent per answer."""
+def ask(system, addresses, verb, clients=1, seconds=2.0, warm_up=0.3, options=()):
+    """What the load saw, with the CPU time and the bytes to the disk that all members spent per answer. `addresses`: a
+    member, or as the load takes them."""
     members = system.members
+    addresses = addresses if isinstance(addresses, list) else [system.address(addresses)]
     before = [(m.cpu_usec, m.written) for m in members]
     done = run(f"{build.BUILD}/tests/bench/{system.program}", f"--clients={clients}", f"--seconds={seconds}",
                f"--warm-up={warm_up}", f"--keys={bench.KEYS}", f"--size={bench.VALUE}", *options, verb,
-               system.address(member), timeout=seconds + warm_up + 120)
+               *addresses, timeout=seconds + warm_up + 120)
     seen = json.loads(done.stdout)
     answers = max(1, seen["all_answers"])
     seen["cpu"] = sum(m.cpu_usec - cpu for m, (cpu, _) in zip(members, before)) / answers
@@ -146,6 +163,9 @@ def throughput(systems, medians, rounds, seconds):
         for key, _, verb, where, clients in ROWS:
             for system in systems:
                 medians.add(key, system, ask(system, member_of(system, where), verb, clients, seconds))
+        for key, bus, clients in BUS_ROWS:
+            treaty = systems[0]
+            medians.add(key, treaty, ask(treaty, [treaty.bus_address(bus)], "get", clients, seconds))
 
 
 def watchers(systems, medians, rounds, seconds, count):
@@ -153,6 +173,14 @@ def watchers(systems, medians, rounds, seconds, count):
         for system in systems:
             medians.add(f"watch-{count}", system, ask(system, member_of(system, "follower"), "watch", 1, seconds,
                                                       options=(f"--watchers={count}",)))
+
+
+def registration(systems, medians, rounds, seconds):
+    """A service is registered at one host, and seen at another by a program that watches."""
+    for _ in range(rounds):
+        for system in systems:
+            ends = [system.address(m) for m in system.members[:2]]
+            medians.add("register", system, ask(system, ends, "register", 1, seconds))
 
 
 def failover(systems, medians, rounds):
@@ -244,6 +272,8 @@ def targets(m):
     for n, goal in ((1, 2.5), (64, 5)):
         at_least(f"local reads, {n} clients, private socket, over the better",
                  ratio(m.of(f"local-{n}", "treaty"), better(m, f"local-{n}")), goal)
+    for bus in BUSES:
+        at_least(f"local reads, 1 client, {bus}, over the better", ratio(m.of(f"{bus}-1", "treaty"), better(m, "local-1")), 1.5)
     at_least("linearizable reads, 64 clients, over etcd",
              ratio(m.of("linearizable-64", "treaty"), m.of("linearizable-64", "etcd")), 4)
     at_most("write to the last of 100 watchers, part of etcd's",
@@ -279,11 +309,20 @@ def tables(m, systems, fsyncs):
                       number(m.of(key, n, "p99_usec") / 1e3), number(m.of(key, n, "cpu"))]
         yield "| " + " | ".join(cells) + " |"
     yield ""
+    yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for key, over, clients in [(f"local-{n}", "the private socket", n) for n in (1, 64)] + BUS_ROWS:
+        yield (f"| {over} | {clients} | {number(m.of(key, 'treaty'))} | {m.spread(key, 'treaty')} | "
+               f"{number(ratio(m.of(key, 'treaty'), better(m, f'local-{clients}')))}x | "
+               f"{number(m.of(key, 'treaty', 'p50_usec') / 1e3)} | {number(m.of(key, 'treaty', 'p99_usec') / 1e3)} | "
+               f"{number(m.of(key, 'treaty', 'cpu'))} |")
+    yield ""
     yield "| what | " + " | ".join(names) + " |"
     yield "|" + "---|" * (1 + len(names))
     for what, key, field, scale in (
             ("write to the last of 100 watchers, p50 ms", "watch-100", "p50_usec", 1e3),
             ("write to the last of 1,000 watchers, p50 ms", "watch-1000", "p50_usec", 1e3),
+            ("a service registered to seen at another host, p50 ms", "register", "p50_usec", 1e3),
             ("leader killed to the next answer, s", "failover", "gap", 1),
             ("bytes to the disk per write, 64 clients, all members", "write-follower-64", "written", 1),
             ("RSS empty, MiB", "memory-empty", "mib", 1), ("RSS with 100,000 entries, MiB", "memory-full", "mib", 1),
@@ -324,8 +363,9 @@ def compare(fleet, rounds=3, seconds=2.0, quick=False, write=False):
         throughput(systems, medians, rounds, seconds)
         fsyncs.append(bench.raw_fdatasync(fleet.dir, 1))
         watchers(systems, medians, rounds, seconds, 100)
+        watchers(systems, medians, rounds, seconds, 1000)
+        registration(systems, medians, rounds, seconds)
         if not quick:
-            watchers(systems, medians, rounds, seconds, 1000)
             failover(systems, medians, rounds)
         keys, bench.KEYS = bench.KEYS, 100000
         for system in systems if not quick else [treaty]:
