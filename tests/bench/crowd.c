@@ -136,7 +136,7 @@ static void print_quantiles(const char *name, Span span) {
 }
 
 static void print(double formed, double idle, double busy_usec) {
-        printf("{\"hosts\": %u, \"formed_seconds\": %.1f, \"changes\": %u, \"failed\": %u, ", halls.n,
+        printf("{\"hosts\": %u, \"forming_cpu_seconds\": %.1f, \"changes\": %u, \"failed\": %u, ", halls.n,
                formed, n_changes, n_failed);
         print_quantiles("spread", spread);
         print_quantiles("spread_cpu", spread_cpu);
@@ -150,7 +150,7 @@ static void usage(FILE *to) {
               "  --hosts=N     so many halls in this process (1000)\n"
               "  --seconds=S   one change after the other for so long (20)\n"
               "  --every=MSEC  between them, at least (100)\n"
-              "  --wait=S      for the cluster to form (600)\n",
+              "  --wait=S      of virtual time for the cluster to form (600)\n",
               to);
 }
 
@@ -202,10 +202,14 @@ int main(int argc, char **argv) {
                 halls_die(halls.directory, -errno);
         halls.turned = turned;
 
-        uint64_t began = halls_now();
+        /* A thousand hosts that come at once keep one core busy for longer than any timeout; so they come in
+         * virtual time. */
+        halls.piece_usec = 1;
+        halls.now = USEC_PER_SEC;
         if (!halls_form(n, (uint64_t)(wait * 1e6)))
                 halls_die("the cluster did not form in time", 0);
-        double formed = (double)(halls_now() - began) / 1e6;
+        double formed = (double)cpu_usec() / 1e6;
+        halls_go_real();
         (void)halls_run_until(halls_now() + 3 * USEC_PER_SEC, NULL);
 
         uint64_t cpu = cpu_usec();

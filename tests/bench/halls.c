@@ -11,7 +11,6 @@
 #define REDIAL_USEC (100 * USEC_PER_MSEC)
 #define LOOK_USEC   (5 * USEC_PER_MSEC)
 #define FULL_BYTES  (1024 * 1024)
-#define WAVE        100u
 #define QUEUE_BYTES (FULL_BYTES + 2 * LIMIT_LETTER_BYTES)
 
 Halls halls;
@@ -23,12 +22,19 @@ void halls_die(const char *what, int r) {
         exit(EXIT_FAILURE);
 }
 
-uint64_t halls_now(void) {
+static uint64_t real_usec(void) {
         struct timespec ts;
-        if (halls.piece_usec > 0)
-                return halls.now;
         (void)clock_gettime(CLOCK_MONOTONIC, &ts);
         return (uint64_t)ts.tv_sec * USEC_PER_SEC + (uint64_t)ts.tv_nsec / 1000;
+}
+
+uint64_t halls_now(void) {
+        return halls.piece_usec > 0 ? halls.now : real_usec() - halls.real_since_usec;
+}
+
+void halls_go_real(void) {
+        halls.real_since_usec = real_usec() - halls.now;
+        halls.piece_usec = 0;
 }
 
 static Hall *hall_of(uint64_t id) {
@@ -720,13 +726,6 @@ bool halls_equal(void) {
         return true;
 }
 
-static bool all_in(void) {
-        for (unsigned i = 0; i < halls.n; i++)
-                if (!is_in(halls.list[i]))
-                        return false;
-        return true;
-}
-
 static bool formed(void) {
         AgentStatus status;
         if (!halls_equal())
@@ -743,7 +742,7 @@ static void allow_files(void) {
         }
 }
 
-/* In waves: every host that comes makes all others look at their members again, once per wave. */
+/* All that join do so at once: every host that comes makes all others look at all their members again. */
 bool halls_form(unsigned n, uint64_t usec) {
         uint64_t until = halls_now() + usec;
         TokenRequest request = {
@@ -755,14 +754,8 @@ bool halls_form(unsigned n, uint64_t usec) {
             agent_token(halls.list[0]->agent, &request, token_made, NULL) < 0 ||
             !halls_run_until(until, token_there))
                 return false;
-        while (halls.n < n) {
-                for (unsigned wave = MIN(MAX(halls.n, 2u), WAVE); wave > 0 && halls.n < n; wave--)
-                        (void)add();
-                if (!halls_run_until(until, all_in))
-                        return false;
-                if (halls.verbose)
-                        fprintf(stderr, "%u hosts\n", halls.n);
-        }
+        while (halls.n < n)
+                (void)add();
         return halls_run_until(until, formed);
 }
 

@@ -48,7 +48,7 @@ typedef struct Halls {
         /* Virtual time: every piece of work takes this long, and who waits, waits for nothing. 0: the real
          * clock. */
         uint64_t piece_usec;
-        uint64_t now;
+        uint64_t now, real_since_usec;
         void (*work)(Hall *hall, HallDuty duty); /* NULL: hall_work() itself */
         void (*turned)(Hall *hall);              /* it had one; may be NULL */
         size_t segment_bytes;
@@ -57,6 +57,7 @@ typedef struct Halls {
 extern Halls halls;
 
 uint64_t halls_now(void);
+void halls_go_real(void); /* from virtual time: the clock goes on from where it stands, by itself */
 /* Starts so many, forms one cluster of them; false: not within that time. */
 bool halls_form(unsigned n, uint64_t usec);
 /* `is` is looked at every 5 ms; NULL: just goes on until then. */

@@ -11,7 +11,7 @@
 #include <zookeeper/zookeeper.h>
 #include "load.h"
 
-#define SESSION_MSEC 10000
+#define SESSION_MSEC 40000 /* the longest that a server grants: a thousand connections take their time */
 #define INSTANCE     "{\"host\":\"h1\",\"address\":\"192.0.2.1\",\"port\":1,\"priority\":0,\"weight\":0}"
 
 struct Link {

@@ -10,9 +10,10 @@ import json
 import os
 import platform
 import re
+import subprocess
 import time
 
-from . import build, cluster
+from . import build, cluster, packages
 from .tools import LabError, read, run, say
 
 KEYS, VALUE = 10000, 256
@@ -104,6 +105,14 @@ def roles(hosts):
     """(leader, the others) as agents."""
     first = cluster.leader(hosts)
     return Agent(first), [Agent(h) for h in hosts if h.name != first.name]
+
+
+def instructions():
+    """Tells what became of the kept numbers, and keeps the new ones."""
+    packages.install(packages.TEST)
+    build.build()
+    return subprocess.run([f"{build.CHECKOUT}/tests/bench/count.py", f"{build.BUILD}/tests/bench/count",
+                           f"{build.CHECKOUT}/tests/bench/instructions.txt", "--rewrite"]).returncode
 
 
 def machine():

@@ -109,6 +109,8 @@ def parser():
     bench.add_argument("--quick", action="store_true", help="one round of one second, without what takes long")
     bench.add_argument("--failover", action="store_true", help="instead: how long nobody can write when a leader goes")
     bench.add_argument("--kind", action="append", metavar="END", help="with --failover: only this end of a leader")
+    bench.add_argument("--instructions", action="store_true",
+                       help="instead: count those of a write and of a read, and write tests/bench/instructions.txt anew")
     bench.add_argument("--write", action="store_true", help="write what was measured into docs/PERFORMANCE.md")
     return top
 
@@ -259,6 +261,9 @@ def verb_bench(fleet, options):
     if options.failover:
         from . import failover
         return failover.failover(fleet, options.rounds or 30, options.kind)
+    if options.instructions:
+        from . import bench
+        return bench.instructions()
     from . import compare
     if options.quick:
         return compare.compare(fleet, 1, 1, True, options.write)

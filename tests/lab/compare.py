@@ -168,11 +168,23 @@ def throughput(systems, medians, rounds, seconds):
             medians.add(key, treaty, ask(treaty, [treaty.bus_address(bus)], "get", clients, seconds))
 
 
+@contextlib.contextmanager
+def forgiven(system):
+    """A peer that cannot do what is asked of it has no figure; treaty has to."""
+    try:
+        yield
+    except LabError as e:
+        if system.name == "treaty":
+            raise
+        say(f"{system.name} did not do it: {e}")
+
+
 def watchers(systems, medians, rounds, seconds, count):
     for _ in range(rounds):
         for system in systems:
-            medians.add(f"watch-{count}", system, ask(system, member_of(system, "follower"), "watch", 1, seconds,
-                                                      options=(f"--watchers={count}",)))
+            with forgiven(system):
+                medians.add(f"watch-{count}", system, ask(system, member_of(system, "follower"), "watch", 1, seconds,
+                                                          options=(f"--watchers={count}",)))
 
 
 def registration(systems, medians, rounds, seconds):
@@ -180,7 +192,8 @@ def registration(systems, medians, rounds, seconds):
     for _ in range(rounds):
         for system in systems:
             ends = [system.address(m) for m in system.members[:2]]
-            medians.add("register", system, ask(system, ends, "register", 1, seconds))
+            with forgiven(system):
+                medians.add("register", system, ask(system, ends, "register", 1, seconds))
 
 
 def failover(systems, medians, rounds):

@@ -17,7 +17,7 @@ RUN = """systemd systemd-container debootstrap debian-archive-keyring iproute2 n
     kmod libcap2-bin""".split()
 
 # What tests them from outside. jeepney is the D-Bus library that nobody here wrote.
-TEST = """python3 python3-pytest python3-jeepney clang-format-14 openssl nghttp2-client dbus""".split()
+TEST = """python3 python3-pytest python3-jeepney clang-format-14 openssl nghttp2-client dbus valgrind""".split()
 
 
 # What adds up coverage.
