@@ -78,7 +78,7 @@ def test_exec_passes_streams_and_status(bare):
     (["exec", "h1"], 2, "usage"),
     (["cut", "h1", "h1"], 1, "no link to itself"),
     (["resume", "h1"], 1, "not paused"),
-    (["up", "0"], 1, "1 to 50 hosts"),
+    (["up", "0"], 1, "1 to 60 hosts"),
     (["up", "many"], 2, "invalid int"),
     (["nonsense"], 2, "invalid choice"),
     (["--name=../etc", "status"], 1, "cannot name a lab"),

@@ -14,3 +14,6 @@
 #   proof     the judge of what clients were told
 #   soak      rounds of these three
 #   failover  how long nobody can write when a leader goes
+#   bench     what is measured, and how: the load, agents seen from outside, the machine
+#   rivals    etcd and ZooKeeper on this machine
+#   compare   treaty beside them; scaling: more of everything

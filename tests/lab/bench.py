@@ -18,7 +18,8 @@ from .tools import LabError, read, run, say
 
 KEYS, VALUE = 10000, 256
 DOC = f"{build.CHECKOUT}/docs/PERFORMANCE.md"
-BEGIN, END = "<!-- measured by ./lab bench --write -->\n", "<!-- end of what was measured -->\n"
+END = "<!-- end of what was measured -->\n"
+COMPARED, SCALING = "<!-- measured by ./lab bench --write -->\n", "<!-- measured by ./lab bench --scaling --write -->\n"
 
 
 class Agent:
@@ -125,14 +126,15 @@ def machine():
             f"Linux {platform.release()}; load average at the end {os.getloadavg()[0]:.1f}"]
 
 
-def write_document(lines):
+def write_document(lines, begin=COMPARED):
+    """Between the mark that says what is measured there and the next end."""
     try:
         text = read(DOC)
     except FileNotFoundError:
         raise LabError(f"{DOC} is missing, so there is nowhere to write to")
-    if BEGIN not in text or END not in text:
+    if begin not in text or END not in text.split(begin, 1)[1]:
         raise LabError(f"{DOC} has lost the marks between which measurements go")
-    before, rest = text.split(BEGIN, 1)
+    before, rest = text.split(begin, 1)
     with open(DOC, "w") as f:
-        f.write(before + BEGIN + "\n".join([""] + lines + [""]) + "\n" + END + rest.split(END, 1)[1])
+        f.write(before + begin + "\n".join([""] + lines + [""]) + "\n" + END + rest.split(END, 1)[1])
     say(f"written to {DOC}")

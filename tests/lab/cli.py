@@ -109,6 +109,8 @@ def parser():
     bench.add_argument("--quick", action="store_true", help="one round of one second, without what takes long")
     bench.add_argument("--failover", action="store_true", help="instead: how long nobody can write when a leader goes")
     bench.add_argument("--kind", action="append", metavar="END", help="with --failover: only this end of a leader")
+    bench.add_argument("--scaling", action="store_true",
+                       help="instead: more voters, more observers, larger trees, a thousand hosts in one process")
     bench.add_argument("--instructions", action="store_true",
                        help="instead: count those of a write and of a read, and write tests/bench/instructions.txt anew")
     bench.add_argument("--write", action="store_true", help="write what was measured into docs/PERFORMANCE.md")
@@ -264,6 +266,9 @@ def verb_bench(fleet, options):
     if options.instructions:
         from . import bench
         return bench.instructions()
+    if options.scaling:
+        from . import scaling
+        return scaling.scaling(fleet, options.rounds or 3, options.seconds, options.write)
     from . import compare
     if options.quick:
         return compare.compare(fleet, 1, 1, True, options.write)

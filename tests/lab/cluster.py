@@ -53,15 +53,21 @@ def voters_wanted(n):
     return 1 if n < 3 else 3 if n < 7 else 5
 
 
-def wait_formed(hosts, timeout=30):
+def voters_possible(n):
+    """With Voters=7 there are seven from nine hosts on."""
+    return 7 if n >= 9 else voters_wanted(n)
+
+
+def wait_formed(hosts, timeout=30, voters=None):
     """Until every host sees all members, the wanted number of voters, and one leader."""
     names = {h.name for h in hosts}
+    voters = voters or voters_wanted(len(names))
     seen = {}
 
     def formed(host):
         seen[host.name] = table = members(host)
         return ({m["name"] for m in table} == names and sum(bool(m["leader"]) for m in table) == 1
-                and sum(m["role"] == "voter" for m in table) == voters_wanted(len(names)))
+                and sum(m["role"] == "voter" for m in table) == voters)
 
     deadline = time.monotonic() + timeout
     for host in hosts:

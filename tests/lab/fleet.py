@@ -16,7 +16,7 @@ from .net import Net
 from .tools import LabError, Lock, read, run, say, write
 
 STATE = "/var/lib/treaty-lab"
-MAX_HOSTS = 50
+MAX_HOSTS = 60
 
 
 class Fleet:
