@@ -182,10 +182,8 @@ static int maintain_tree(Agent *agent) {
         tree_status(agent->tree, &tree);
         if (tree.applied < agent->tree_status.applied) {
                 SIM_SEEN("agent: a full disk takes the open transaction back beside the turn");
-                agent->full_usec = agent->now_usec = hall_now(agent);
-                if (agent->follow.active)
-                        follow_end(agent);
-                hall_look_at_tree(agent);
+                agent->now_usec = hall_now(agent);
+                hall_taken_back(agent);
                 hall_wake(agent);
         }
         return m;

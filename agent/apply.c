@@ -137,6 +137,17 @@ static int apply_entry(Agent *agent, const Entry *entry) {
         return r;
 }
 
+/* Wherever the tree answers TREE_FULL: the open transaction is gone. Its entries are still in memory or in
+ * the log, or are asked for again. */
+void hall_taken_back(Agent *agent) {
+        hall_look_at_tree(agent);
+        agent->full_usec = agent->now_usec;
+        agent->commit_usec = 0;
+        agent->status_dirty = true;
+        if (agent->follow.active)
+                follow_end(agent); /* what waits there is not what follows the tree any more */
+}
+
 static void apply_stopped(Agent *agent, int r) {
         if (r == TREE_HALTED) {
                 agent->halted = agent->status_dirty = true;
@@ -148,13 +159,8 @@ static void apply_stopped(Agent *agent, int r) {
         }
         if (r == TREE_FULL) {
                 SIM_SEEN("apply: no room for the tree");
-                /* SQLite has taken back the open transaction; its entries are still in memory, or are asked
-                 * for again. */
-                hall_look_at_tree(agent);
-                agent->disk_full = agent->status_dirty = true;
-                agent->full_usec = agent->now_usec;
-                if (agent->follow.active)
-                        follow_end(agent);
+                agent->disk_full = true;
+                hall_taken_back(agent);
                 return;
         }
         if (r == TREE_ROTTEN) {

@@ -396,8 +396,8 @@ typedef struct Roles {
         uint64_t promote_seq;
         uint64_t promoted_usec;
         uint64_t passive_usec;  /* neither voting nor following since */
-        uint64_t stranded_usec; /* a voter of a configuration that is not committed, without a leader, since
-                                 */
+        uint64_t stranded_usec; /* a voter by its own word, without a leader, since */
+        bool stranded;          /* … for so long that it asks around */
         unsigned n_stranded;
         uint64_t status_usec; /* when the next status letter is due */
         LetterHeal heal;      /* observer, damaged: the leader's word; index 0: none */
@@ -409,6 +409,7 @@ void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted);
 void roles_status(Agent *agent, uint64_t host, const LetterStatus *status);
 void roles_heal(Agent *agent, uint64_t from, const LetterHeal *heal);
 void roles_stored(Agent *agent, uint64_t seq);
+bool roles_may_fetch(Agent *agent, uint64_t from, const LetterPromote *promote); /* told to: is it of use? */
 int roles_remove(Agent *agent, uint64_t host, uint64_t timeout_usec, RequestDone done, void *userdata);
 int roles_transfer(Agent *agent, uint64_t host, RequestDone done, void *userdata);
 RoleView *roles_view(Agent *agent, uint64_t host);
@@ -725,8 +726,9 @@ int hall_recover(Agent *agent);                /* recover.c */
 int hall_new_tree(Agent *agent, bool found);   /* recover.c: a fresh, empty tree */
 int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote);
 int hall_open_tree(Agent *agent, const char *name);
-int hall_switched(Agent *agent);                /* recover.c: forgets HostFile.switching */
-void hall_apply(Agent *agent);                  /* apply.c */
+int hall_switched(Agent *agent); /* recover.c: forgets HostFile.switching */
+void hall_apply(Agent *agent);   /* apply.c */
+void hall_taken_back(Agent *agent);
 int hall_log_wait(Agent *agent, uint64_t seq);  /* recover.c: at start only */
 uint64_t hall_cluster_usec(const Agent *agent); /* leader's cluster time now */
 TreeOptions hall_tree_options(Agent *agent);

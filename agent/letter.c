@@ -85,8 +85,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 roles_promoted(agent, host, &letter->promote);
                 return;
         case LETTER_FETCH:
-                if (host == agent->raft_status.leader && letter->promote.term == agent->raft_status.term &&
-                    letter->promote.index > agent->tree_status.applied)
+                if (roles_may_fetch(agent, host, &letter->promote))
                         (void)snapshot_fetch(agent, host, false);
                 return;
         case LETTER_HEAL:

@@ -72,11 +72,27 @@ static void mark_for(Agent *agent, uint64_t host, RoleView *view) {
         (void)hall_send(agent, host, &letter);
 }
 
+/* See look_whether_stranded(). */
+static void help_stranded(Agent *agent, uint64_t host, const LetterStatus *status) {
+        const TreeStatus *tree = &agent->tree_status;
+
+        if (hall_leader(agent) == 0 || tree->applied <= status->applied || !heal_may_touch(agent) ||
+            tree->conf.n_voters == 0 || conf_is_voter(&tree->conf, host))
+                return;
+        Letter letter = {
+                .kind = LETTER_FETCH,
+                .promote = {.term = hall_term(agent), .index = tree->applied},
+        };
+        (void)hall_send(agent, host, &letter);
+}
+
 void roles_status(Agent *agent, uint64_t host, const LetterStatus *status) {
         RoleView *view = roles_view(agent, host);
         view->applied = status->applied;
         view->status_usec = agent->now_usec;
         view->damaged = status->damaged;
+        if (status->stranded)
+                help_stranded(agent, host, status);
         if (view->damaged && hall_is_leader(agent) && !conf_is_voter(agent->raft_status.conf, host))
                 mark_for(agent, host, view);
 }
@@ -117,13 +133,11 @@ static void begin_base(Agent *agent, uint64_t from, uint64_t term) {
         follow_end(agent);
         int r = tree_commit(agent->tree);
         if (r != 0) {
-                /* What was applied since the last COMMIT was taken back. */
                 roles->promote_index = 0;
-                tree_status(agent->tree, &agent->tree_status);
-                if (r < 0)
-                        hall_fail(agent, r, "The tree cannot be written");
+                if (r == TREE_FULL)
+                        hall_taken_back(agent);
                 else
-                        agent->full_usec = agent->now_usec;
+                        (void)hall_tree_failed(agent, r, "it cannot be written");
                 return;
         }
         tree_checkpoint(agent->tree);
@@ -264,44 +278,65 @@ static void end_of_time_missed(Agent *agent) {
         agent->demote = agent->status_dirty = true;
 }
 
-/* A vote only by a configuration that was never committed: the leader that began it lost it, and leads
- * others. Those entries never come to be, and nobody sends what did: a tree is fetched. (Where its index is
- * in the log with the same term the tail stays, so nothing that was acknowledged goes.) */
-static void stranded(Agent *agent) {
+/* A voter by its own word, and nobody leads it for long: it may be that the configuration that names it
+ * never came to be (the leader that began it lost it), or that another followed while it was away. Who leads
+ * now then sends it nothing, and its campaigns reach only those whom it knows as voters. So it asks around,
+ * one after the other; whoever hears a leader and knows from its tree that this host has no vote tells it to
+ * fetch that tree. A minority that is merely cut off gets no such answer, and fetches nothing.
+ *
+ * (Where the tree's index is in the log with the same term the tail stays, so nothing that was acknowledged
+ * goes.) */
+static void look_whether_stranded(Agent *agent) {
         Roles *roles = &agent->roles;
         const RaftStatus *status = &agent->raft_status;
-        const Conf *committed = &agent->tree_status.conf;
 
-        if (status->conf_committed || !status->keeps_log || !conf_is_voter(status->conf, agent->host.id) ||
-            conf_is_voter(committed, agent->host.id) || committed->n_voters == 0 || status->leader != 0 ||
-            agent->heal.bad) {
+        bool votes = status->keeps_log && conf_is_voter(status->conf, agent->host.id);
+
+        if (!votes || status->leader != 0 || agent->heal.bad || roles->stranded_usec == 0)
                 roles->stranded_usec = agent->now_usec;
-                return;
-        }
-        if (agent->now_usec - roles->stranded_usec < 2 * PROMOTE_USEC)
-                return;
-        uint64_t server = committed->voters[roles->n_stranded++ % committed->n_voters].id;
-        roles->stranded_usec = agent->now_usec;
-        if (server != agent->host.id && members_connection(agent, server)) {
-                SIM_SEEN("roles: a voter of a configuration that never came to be");
-                (void)snapshot_fetch(agent, server, false);
-        }
+        roles->stranded = agent->now_usec - roles->stranded_usec >= 2 * PROMOTE_USEC;
 }
 
+bool roles_may_fetch(Agent *agent, uint64_t from, const LetterPromote *promote) {
+        const RaftStatus *status = &agent->raft_status;
+
+        if (promote->index <= agent->tree_status.applied)
+                return false;
+        if (from == status->leader)
+                return promote->term == status->term;
+        if (!agent->roles.stranded || status->leader != 0 || members_is_leaf(agent, from) ||
+            checks_host_is_bad(agent, from))
+                return false;
+        SIM_SEEN("roles: a voter that nobody leads is told that it has no vote");
+        return true;
+}
+
+static uint64_t next_connected(Agent *agent) {
+        unsigned n = HASH_COUNT(agent->members.connections), i = 0, turn = agent->roles.n_stranded++;
+        for (Connection *c = agent->members.connections; c; c = c->hh.next)
+                if (i++ == turn % n)
+                        return members_connection(agent, c->host) ? c->host : 0;
+        return 0;
+}
+
+/* To the leader; without one, to anybody who might know. */
 static void tell_status(Agent *agent) {
         Roles *roles = &agent->roles;
-        uint64_t leader = hall_leader(agent);
 
-        if (leader == 0 || leader == agent->host.id || agent->now_usec < roles->status_usec)
+        if (agent->now_usec < roles->status_usec)
+                return;
+        uint64_t to = roles->stranded ? next_connected(agent) : hall_leader(agent);
+        if (to == 0 || to == agent->host.id)
                 return;
         roles->status_usec = agent->now_usec + STATUS_USEC;
         Letter letter = {
                 .kind = LETTER_STATUS,
                 .status = {.applied = agent->tree_status.applied,
                            .durable = agent->tree_status.durable,
-                           .damaged = agent->damaged},
+                           .damaged = agent->damaged,
+                           .stranded = roles->stranded},
         };
-        (void)hall_send(agent, leader, &letter);
+        (void)hall_send(agent, to, &letter);
 }
 
 /* ---- The leader's plan ---- */
@@ -728,13 +763,13 @@ void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
 void roles_work(Agent *agent) {
         Removal *removal, *next;
 
+        look_whether_stranded(agent);
         tell_status(agent);
         heal_observer(agent);
         promote_self(agent);
         promotion_durable(agent);
         promotion_lapses(agent);
         end_of_time_missed(agent);
-        stranded(agent);
         DL_FOREACH_SAFE (agent->roles.removals, removal, next)
                 removal_work(removal);
         plan_voters(agent);
@@ -744,7 +779,7 @@ uint64_t roles_deadline(const Agent *agent) {
         const Roles *roles = &agent->roles;
         uint64_t deadline = USEC_INFINITY;
 
-        if (hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id)
+        if (roles->stranded || (hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id))
                 deadline = MAX(roles->status_usec, agent->now_usec + 1000);
         if (hall_is_leader(agent) || roles->removals || roles->promoted_usec != 0)
                 deadline = MIN(deadline, agent->now_usec + WORK_USEC);

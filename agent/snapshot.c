@@ -100,6 +100,11 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
         if (r != 0) {
                 free(send);
                 outside->call_end(outside->userdata, call, PEERS_INTERNAL, "a snapshot cannot be begun");
+                if (r == TREE_FULL) {
+                        SIM_SEEN("snapshot: no room to end the open transaction first");
+                        agent->now_usec = hall_now(agent);
+                        hall_taken_back(agent);
+                }
                 return;
         }
         send->agent = agent;
@@ -243,6 +248,8 @@ static void chunk_arrived(PeersCall *call, Bytes bytes, void *userdata) {
                         fetch->foreign ? agent->join.token.cluster : agent->tree_status.cluster;
                 if (memcmp(head.cluster, cluster, sizeof(head.cluster)) != 0)
                         return fetch_give_up(agent, "it is of another cluster");
+                if (!fetch->foreign && head.index < heal_oldest(agent))
+                        return fetch_give_up(agent, NULL); /* what is here went on meanwhile */
                 fetch->head_seen = true;
                 return;
         }
@@ -290,6 +297,8 @@ void snapshot_work(Agent *agent) {
                 return fetch_give_up(agent, "it cannot be written here (disk full?)");
         if (!fetch->foreign && fetch->index < heal_oldest(agent))
                 return fetch_give_up(agent, "it is older than what this host has");
+        if (!fetch->foreign && hall_is_leader(agent) && !agent->heal.bad)
+                return fetch_give_up(agent, NULL); /* it was asked for before, and a leader has its own */
 
         if (fetch->foreign && !join_may_switch(agent))
                 return fetch_give_up(agent, "the join is over");

@@ -88,11 +88,8 @@ static void hear_tree(Agent *agent) {
         int r = tree_maintain(agent->tree);
         if (r < 0 && hall_tree_failed(agent, r, "it cannot be maintained") < 0)
                 return;
-        if (r == TREE_FULL) {
-                agent->full_usec = agent->now_usec;
-                if (agent->follow.active)
-                        follow_end(agent); /* what it took is not what follows the tree any more */
-        }
+        if (r == TREE_FULL)
+                hall_taken_back(agent);
         hall_look_at_tree(agent);
         bool full = agent->log_full || agent->full_usec != 0;
         if (full != agent->disk_full)
@@ -106,6 +103,17 @@ static void send_messages(Agent *agent, const RaftUpdate *update) {
                 Letter letter = {.kind = LETTER_RAFT, .raft = update->messages[i]};
                 (void)hall_send(agent, letter.raft.to, &letter);
         }
+}
+
+/* Others work on what we send while we do what is left of the turn: so it leaves before the log's thread is
+ * woken and before anything is applied. Only a leader whose own callers wait answers them first when the
+ * letters tell no more than how far it is committed. */
+static void flush_early(Agent *agent, const RaftUpdate *update) {
+        bool urgent = agent->requests.offered == NULL || agent->raft_status.role != RAFT_LEADER;
+        for (size_t i = 0; i < update->n_messages && !urgent; i++)
+                urgent = update->messages[i].type != RAFT_BEAT;
+        if (urgent && update->n_messages > 0)
+                agent->outside.flush(agent->outside.userdata);
 }
 
 static void store(Agent *agent, const RaftUpdate *update) {
@@ -270,6 +278,7 @@ static void update_core(Agent *agent) {
         }
         look_at_core(agent);
         send_messages(agent, &update);
+        flush_early(agent, &update);
         store(agent, &update);
         if (update.commit > agent->noted_commit) {
                 /* Behind the batch that holds those entries: after 100 ms of quiet the log writes it down.
@@ -329,9 +338,7 @@ static void commit_tree(Agent *agent) {
         agent->commit_usec = 0;
         if (r == TREE_FULL) {
                 SIM_SEEN("turn: a full disk takes the open transaction back");
-                agent->full_usec = agent->now_usec;
-                if (agent->follow.active)
-                        follow_end(agent);
+                hall_taken_back(agent);
                 return;
         }
         if (r != 0) {

@@ -69,6 +69,7 @@ static int on_any_message(sd_bus_message *m, void *userdata, sd_bus_error *error
         uint64_t n = 0;
         uint8_t type;
 
+        link->sd_reads = false;
         if (sd_bus_message_get_type(m, &type) < 0 || type != SD_BUS_MESSAGE_METHOD_CALL)
                 return 0;
         if (link->doomed)

@@ -12,9 +12,10 @@ typedef int (*CallHandler)(Call *call);
 
 struct Call {
         Client *client;
-        sd_bus_message *message;
-        CallHandler handler; /* while parked: until the caller is known */
-        size_t weight;       /* bytes charged */
+        sd_bus_message *message; /* NULL while a call that quick.c took needs none */
+        uint32_t serial;         /* of such a call, else 0 */
+        CallHandler handler;     /* while parked: until the caller is known */
+        size_t weight;           /* bytes charged */
         Call *prev, *next;
 
         /* What it waits for; NULL each when not. */
@@ -27,7 +28,8 @@ struct Call {
         Registration *registration;
         CallHandler resume; /* what follows the read or polkit */
 
-        /* Arguments that outlive the first handler; strings live in the message. */
+        /* Arguments that outlive the first handler; strings live in the message,
+         * or behind the call. */
         const char *path;
         const char *after;
         uint64_t flags;
@@ -35,6 +37,10 @@ struct Call {
         uint32_t limit;
 };
 
+/* A call that quick.c took out of the socket; `path` is copied. NULL: sd-bus has to take and refuse it. */
+Call *call_new_quick(Client *client, uint32_t serial, const char *path, size_t weight);
+/* The message that it is, or would be; NULL: out of memory. */
+sd_bus_message *call_message(Call *call);
 int call_begin(Link *link, sd_bus_message *m, CallHandler handler, sd_bus_error *error);
 Call *call_free(Call *call); /* without an answer */
 void call_run(Call *call, CallHandler handler);

@@ -52,6 +52,8 @@ struct Link {
         sd_bus *sd;
         bool private;
         bool doomed;        /* to be closed by the reaper, out of every callback */
+        bool sd_reads;      /* sd-bus may hold the begin of a message: nothing is taken in front of it */
+        uint32_t n_quick;   /* answers of quick.c */
         bool in_crowd;      /* private and authenticated: sd-event knows it no more, private.c does */
         int events;         /* what the crowd waits for on its behalf */
         size_t reply_bytes; /* sent since the write queue was last seen empty */
@@ -127,6 +129,10 @@ void registering_forget(Bus *bus);
 
 /* tree.c, services.c, cluster.c, logcontrol.c: the objects */
 extern const sd_bus_vtable tree_vtable[], services_vtable[], cluster_vtable[], log_vtable[];
+/* tree.c, for quick.c: as the methods of these names, without options; the arguments are checked. */
+int tree_quick_get(Call *call, bool linearizable);
+int tree_quick_set(Call *call, Bytes value);
+void tree_host_name(Agent *agent, uint64_t id, char *to, size_t size);
 int log_intercept(sd_bus_message *m, void *userdata, sd_bus_error *error);
 
 /* cluster.c: which properties differ? Fills names (NULL-terminated, room for all). */

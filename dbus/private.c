@@ -7,6 +7,7 @@
  * authenticates (that has a deadline); then it joins the crowd, an epoll set of its own behind one source,
  * and all who have something to say are heard in one go. */
 #include "internal.h"
+#include "quick.h"
 
 #include <poll.h>
 #include <stdio.h>
@@ -51,10 +52,15 @@ void private_watch(Link *link) {
         link->events = events;
 }
 
-/* One step of sd-bus is one message at most; who has sent more is seen at the next look. */
+/* One step of sd-bus is one message at most; who has sent more is seen at the next look. sd-bus reads no
+ * further than one message, but part of one it keeps: until it has told what it made of that, what follows
+ * in the socket is not the begin of a message. */
 static void hear(Link *link) {
         if (link->doomed)
                 return;
+        if (!link->sd_reads && quick_hear(link) > 0)
+                return;
+        link->sd_reads = true;
         if (sd_bus_process(link->sd, NULL) < 0)
                 link_doom(link);
         private_watch(link);
@@ -127,6 +133,7 @@ static int on_first_calls(sd_event_source *source, void *userdata) {
         for (int i = 0; i < FIRST_CALLS && !link->doomed; i++)
                 if (sd_bus_process(link->sd, NULL) <= 0)
                         break;
+        link->sd_reads = true; /* behind the authentication it may have read too far */
         private_watch(link);
         return 0;
 }

@@ -5,6 +5,7 @@
 #include "call.h"
 #include "error.h"
 #include "options.h"
+#include "quick.h"
 #include "watchfd.h"
 
 enum { GET_LINEARIZABLE = 1 };
@@ -49,7 +50,7 @@ static bool value_fine(Call *call, size_t size) {
 /* ---- Get, GetText ---- */
 
 /* Name of a host, or its id where no member has it any more. */
-static void host_name(Agent *agent, uint64_t id, char *to, size_t size) {
+void tree_host_name(Agent *agent, uint64_t id, char *to, size_t size) {
         char hex[17];
         Member member;
 
@@ -70,7 +71,7 @@ static int append_info(sd_bus_message *reply, Agent *agent, uint64_t create_revi
             (r = sd_bus_message_append(reply, "{sv}", "age-usec", "t", agent_age_usec(agent))) < 0)
                 return r;
         if (owner != 0) {
-                host_name(agent, owner, name, sizeof(name));
+                tree_host_name(agent, owner, name, sizeof(name));
                 r = sd_bus_message_append(reply, "{sv}", "owner", "s", name);
                 if (r < 0)
                         return r;
@@ -91,10 +92,15 @@ static int look_get(Call *call) {
                 return r;
         if (r > 0)
                 return no_such_entry(call);
+        if (quick_return_entry(call, &entry))
+                return 0;
+        sd_bus_message *message = call_message(call);
+        if (!message)
+                return -ENOMEM;
         /* The entry is valid until the next call on the agent: all of it is taken before append_info(). */
         size_t size = entry.value.size;
         uint64_t create_revision = entry.create_revision, version = entry.version, owner = entry.owner_host;
-        if ((r = sd_bus_message_new_method_return(call->message, &reply)) < 0 ||
+        if ((r = sd_bus_message_new_method_return(message, &reply)) < 0 ||
             (r = sd_bus_message_append_array(reply, 'y', entry.value.data, size)) < 0 ||
             (r = sd_bus_message_append(reply, "t", entry.mod_revision)) < 0 ||
             (r = append_info(reply, call_agent(call), create_revision, version, owner)) < 0)
@@ -119,6 +125,10 @@ static int get(Call *call) {
                 return 0;
         return call_read(call, flags & GET_LINEARIZABLE ? READ_LINEARIZABLE : 0, min_revision, timeout_usec,
                          look_get);
+}
+
+int tree_quick_get(Call *call, bool linearizable) {
+        return call_read(call, linearizable ? READ_LINEARIZABLE : 0, 0, REQUEST_TIMEOUT_USEC, look_get);
 }
 
 static int look_get_text(Call *call) {
@@ -182,6 +192,11 @@ static int write_value(Call *call, CommandKind kind) {
                 .revision = revision,
         };
         return call_request(call, &command, timeout_usec);
+}
+
+int tree_quick_set(Call *call, Bytes value) {
+        Command command = {.kind = COMMAND_SET, .path = call->path, .value = value};
+        return call_request(call, &command, REQUEST_TIMEOUT_USEC);
 }
 
 static int set(Call *call) {

@@ -132,6 +132,7 @@ typedef struct LetterStatus {
         uint64_t applied;
         uint64_t durable; /* checkpointed tree */
         bool damaged;     /* its log is: what it promised may be lost */
+        bool stranded;    /* it votes by its own word, and nobody leads it: asks for a newer tree */
 } LetterStatus;
 
 /* To an observer that is damaged: what it promised is over when its tree holds this entry. */

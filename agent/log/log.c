@@ -397,10 +397,12 @@ static int submit(Log *log, Order *order) {
                 log->submitted_seq = order->seq;
                 log->last_change_usec = now;
                 orders_push(&log->incoming, order);
-                pthread_cond_signal(&log->cond);
         }
         pthread_mutex_unlock(&log->lock);
-        if (r < 0)
+        /* Behind the lock: who is woken takes it first of all, and would only fall asleep over it again. */
+        if (r == 0)
+                pthread_cond_signal(&log->cond);
+        else
                 order_free(order);
         return r;
 }
@@ -478,8 +480,8 @@ int log_submit_damage(Log *log, uint64_t seq, bool damaged) {
 void log_trim(Log *log, uint64_t index) {
         pthread_mutex_lock(&log->lock);
         log->noted_trim = MAX(log->noted_trim, index);
-        pthread_cond_signal(&log->cond);
         pthread_mutex_unlock(&log->lock);
+        pthread_cond_signal(&log->cond);
 }
 
 /* The thread is woken only when it sleeps without a deadline: this is called in every turn. */

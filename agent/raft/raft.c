@@ -299,8 +299,12 @@ int raft_base(Raft *raft, uint64_t index, uint64_t term, const Conf *conf, uint6
 
         if (logview_has(log, index) && logview_term(log, index) == term) {
                 SIM_SEEN("raft: a base in the middle of the log");
-                if (index > raft->commit)
+                if (index > raft->commit) {
+                        /* What a leader commits, its own majority holds: it leads anew, from there. */
+                        if (raft->role == RAFT_LEADER)
+                                become_follower(raft, raft->term, 0);
                         raft_advance_commit(raft, index);
+                }
                 raft->durable = MAX(raft->durable, index);
                 raft->next_store = MAX(raft->next_store, index + 1);
                 /* The log is empty behind its base, or agreed with us there. */

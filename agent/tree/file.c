@@ -587,6 +587,8 @@ int transaction_rollback(Tree *tree) {
         members_forget(tree);
         scrub_restart(tree);
         transaction_over(tree);
+        if (tree->fatal != 0)
+                return tree->fatal; /* no call will succeed any more, and each may take seconds to say so */
         int r = meta_load(tree);
         if (r == 0)
                 r = requests_load_expiry(tree);

@@ -212,10 +212,10 @@ bool tree_dirty(const Tree *tree, bool *ret_urgent) {
                 bool busy = m->state == CHECKPOINT_LONG || m->state == CHECKPOINT_SHORT;
                 pthread_mutex_unlock(&m->mutex);
                 size_t limit = busy ? TREE_BLOCK_PAGES : TREE_URGENT_PAGES;
-                *ret_urgent =
-                        tree->lost != 0 || (tree->dirty && (boundary || transaction_pages(tree) >= limit));
+                *ret_urgent = tree->lost != 0 || tree->fatal != 0 ||
+                              (tree->dirty && (boundary || transaction_pages(tree) >= limit));
         }
-        return tree->dirty || tree->lost != 0;
+        return tree->dirty || tree->lost != 0 || tree->fatal != 0;
 }
 
 void tree_checkpoint(Tree *tree) {

@@ -102,6 +102,11 @@ int sql_exec(const Tree *tree, sqlite3 *db, const char *text) {
  * reads, nothing is written, until transaction_failed() has brought both together again. */
 static int sql_failed(Tree *tree, int rc, const char *what) {
         int r = sql_fail(tree, tree->db, rc, what);
+        /* SQLite waited ten seconds for a lock that this very process holds: the kernel refused to give one
+         * up (it had no memory), and that is never mended while the file is open. It would be ten seconds
+         * for each call. */
+        if (rc == SQLITE_PROTOCOL && tree->fatal == 0)
+                tree->fatal = r;
         if (tree->open && tree->lost == 0 && sqlite3_get_autocommit(tree->db))
                 tree->lost = r;
         return r;

@@ -152,6 +152,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
                 PB_SET(&body.status, applied, letter->status.applied);
                 PB_SET(&body.status, durable, letter->status.durable);
                 PB_SET(&body.status, damaged, letter->status.damaged);
+                PB_SET(&body.status, stranded, letter->status.stranded);
                 message.status = &body.status;
                 break;
         case LETTER_REPORT:
@@ -312,6 +313,7 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
                         .applied = message->status->applied,
                         .durable = message->status->durable,
                         .damaged = message->status->damaged,
+                        .stranded = message->status->stranded,
                 };
                 return 0;
         case TREATY__V1__LETTER__BODY_HEAL:

@@ -15,9 +15,12 @@
 #define KEY_MAX        1200
 #define VERSIONS       32
 #define PRAGMAS        24
+#define READERS        64   /* statements that walk over a range at one time */
+#define DEAD           2000 /* nodes and rows that nobody sees any more, before they are swept out */
 
 typedef struct Version { /* all of a file's content */
         MapNode *root;
+        uint64_t number; /* by which the store knows it */
         int64_t application_id, user_version;
         size_t n_items;
 } Version;
@@ -28,11 +31,15 @@ typedef struct MemFile {
         dev_t device;
         ino_t inode;
         unsigned n_open;
+        MapStore store;
+        uint64_t readers[READERS]; /* the versions they look at */
+        unsigned n_readers, n_getters;
+        size_t sweep_at;
         Version durable, committed;
         Version between[VERSIONS]; /* commits since the checkpoint, thinned out */
         unsigned n_between;
         size_t pages; /* as if a WAL had grown */
-        bool full;
+        bool full, writing;
         struct MemFile *next;
 } MemFile;
 
@@ -147,7 +154,9 @@ struct sqlite3_stmt {
         Bytes bytes[PARAMETERS_MAX];
         /* While it is stepped: */
         bool busy;
-        MapNode *root; /* what it looks at: later changes do not disturb it */
+        bool walks; /* over this version: later changes do not disturb it */
+        uint64_t version;
+        bool holds; /* a row that no sweep may take */
         MapItem *item;
         size_t head; /* of a key: table and kind */
         uint64_t n_steps;
@@ -192,43 +201,39 @@ static const Version *seen_by(const sqlite3 *db) {
 
 static MemFile *files;
 
-static void version_drop(Version *version) {
-        version->root = map_unref(version->root);
-}
-
-static Version version_copy(const Version *version) {
-        Version copy = *version;
-        map_ref(copy.root);
-        return copy;
-}
-
-static void version_set(Version *to, const Version *from) {
-        Version copy = version_copy(from);
-        version_drop(to);
-        *to = copy;
-}
-
-static void between_clear(MemFile *file) {
-        for (unsigned i = 0; i < file->n_between; i++)
-                version_drop(&file->between[i]);
-        file->n_between = 0;
-}
-
 static void between_add(MemFile *file, const Version *version) {
         if (file->n_between == VERSIONS) { /* every second one goes */
-                for (unsigned i = 0; i < VERSIONS; i += 2) {
-                        version_drop(&file->between[i]);
+                for (unsigned i = 0; i < VERSIONS; i += 2)
                         file->between[i / 2] = file->between[i + 1];
-                }
                 file->n_between = VERSIONS / 2;
         }
-        file->between[file->n_between++] = version_copy(version);
+        file->between[file->n_between++] = *version;
+}
+
+static int compare_numbers(const void *a, const void *b) {
+        uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+        return (x > y) - (x < y);
+}
+
+/* What no version sees any more is freed: not while a statement holds a row, and not each time. */
+static void file_sweep(MemFile *file) {
+        uint64_t versions[VERSIONS + READERS + 2];
+        size_t n = 0;
+        if (file->n_getters > 0 || file->store.n_dead < file->sweep_at)
+                return;
+        versions[n++] = file->durable.number;
+        for (unsigned i = 0; i < file->n_between; i++)
+                versions[n++] = file->between[i].number;
+        for (unsigned i = 0; i < file->n_readers; i++)
+                versions[n++] = file->readers[i];
+        versions[n++] = file->committed.number;
+        qsort(versions, n, sizeof(uint64_t), compare_numbers);
+        map_sweep(&file->store, versions, n);
+        file->sweep_at = DEAD + 2 * file->store.n_dead;
 }
 
 static MemFile *file_free(MemFile *file) {
-        between_clear(file);
-        version_drop(&file->durable);
-        version_drop(&file->committed);
+        map_deinit(&file->store, file->committed.root);
         close(file->fd);
         free(file);
         return NULL;
@@ -273,12 +278,12 @@ void memdb_cut(const char *path, unsigned keep) {
         MemFile *file = file_of(path);
         if (!file)
                 return;
-        assert(file->n_open == 0);
+        assert(file->n_open == 0 && file->n_readers == 0 && file->n_getters == 0);
         size_t n = (size_t)file->n_between * keep / 1000;
-        const Version *survives = n == 0 ? &file->durable : &file->between[MIN(n, file->n_between) - 1];
-        version_set(&file->committed, survives);
-        version_set(&file->durable, survives);
-        between_clear(file);
+        Version survives = n == 0 ? file->durable : file->between[MIN(n, file->n_between) - 1];
+        map_back(&file->store, file->committed.root, survives.number);
+        file->committed = file->durable = survives;
+        file->n_between = 0;
         file->pages = 0;
 }
 
@@ -324,8 +329,10 @@ static bool is_full_there(const char *path) {
 static int do_begin(sqlite3 *db) {
         if (db->open)
                 return SQLITE_ERROR;
-        db->work = version_copy(&db->file->committed);
-        db->open = true;
+        assert(!db->file->writing); /* only one connection of the tree's ever writes */
+        map_begin(&db->file->store);
+        db->work = db->file->committed;
+        db->open = db->file->writing = true;
         db->changed = 0;
         return SQLITE_DONE;
 }
@@ -333,8 +340,8 @@ static int do_begin(sqlite3 *db) {
 static int do_rollback(sqlite3 *db) {
         if (!db->open)
                 return SQLITE_ERROR;
-        version_drop(&db->work);
-        db->open = false;
+        map_rollback(&db->file->store, db->work.root);
+        db->open = db->file->writing = false;
         return SQLITE_DONE;
 }
 
@@ -346,10 +353,11 @@ static int do_commit(sqlite3 *db) {
                 (void)do_rollback(db);
                 return SQLITE_FULL;
         }
-        version_set(&file->committed, &db->work);
-        version_drop(&db->work);
-        db->open = false;
+        file->committed = db->work;
+        file->committed.number = file->store.now;
+        db->open = file->writing = false;
         between_add(file, &file->committed);
+        file_sweep(file);
         file->pages += 2 + db->changed / 1024;
         if (db->hook)
                 db->hook(db->hook_userdata, db, "main", (int)file->pages);
@@ -380,7 +388,7 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
                 n++;
         }
         MapItem *item = map_item_new(key_bytes(&key), s->bound + first, s->bytes + first, n);
-        db->work.root = map_put(db->work.root, item);
+        db->work.root = map_put(&db->file->store, db->work.root, item);
         db->work.n_items += !there;
         db->changed += size;
         return SQLITE_DONE;
@@ -405,17 +413,35 @@ static int do_delete(sqlite3_stmt *s) {
         assert(db->open);
         if (!map_find(db->work.root, key_bytes(&key)))
                 return SQLITE_DONE;
-        db->work.root = map_delete(db->work.root, key_bytes(&key));
+        db->work.root = map_delete(&db->file->store, db->work.root, key_bytes(&key));
         db->work.n_items--;
         db->changed += 64;
         return SQLITE_DONE;
 }
 
 static void item_set(sqlite3_stmt *s, MapItem *item) {
-        if (item)
-                map_item_ref(item);
-        map_item_unref(s->item);
         s->item = item;
+        if (s->walks || s->holds || !item)
+                return;
+        s->holds = true;
+        s->db->file->n_getters++;
+}
+
+static void walk_version(sqlite3_stmt *s) {
+        MemFile *file = s->db->file;
+        s->walks = true;
+        s->version = s->db->open ? map_freeze(&file->store) : file->committed.number;
+        assert(file->n_readers < READERS);
+        file->readers[file->n_readers++] = s->version;
+}
+
+static void walk_over(sqlite3_stmt *s) {
+        MemFile *file = s->db->file;
+        unsigned i = 0;
+        while (file->readers[i] != s->version)
+                i++;
+        assert(i < file->n_readers);
+        file->readers[i] = file->readers[--file->n_readers];
 }
 
 static int do_get(sqlite3_stmt *s) {
@@ -440,7 +466,6 @@ static int compare_keys(Bytes a, Bytes b) {
 }
 
 static void range_begin(sqlite3_stmt *s) {
-        s->root = map_ref(seen_by(s->db)->root);
         key_begin(&s->high, s);
         s->head = s->high.size;
         Key low;
@@ -448,7 +473,7 @@ static void range_begin(sqlite3_stmt *s) {
         memcpy(low.bytes, s->high.bytes, s->head);
         if (s->meaning->action != DO_COUNT)
                 key_add(&low, s, s->meaning->kind);
-        map_walk(&s->walk, s->root, key_bytes(&low),
+        map_walk(&s->walk, seen_by(s->db)->root, key_bytes(&low),
                  s->meaning->action == DO_COUNT || s->meaning->low == LOW_AT);
         if (s->meaning->high != HIGH_NONE)
                 key_add(&s->high, s, s->meaning->kind + 1u);
@@ -466,9 +491,10 @@ static MapItem *range_next(sqlite3_stmt *s) {
 }
 
 static int do_range(sqlite3_stmt *s) {
-        if (s->n_steps == 1)
+        if (s->n_steps == 1) {
                 range_begin(s);
-        else if (!s->item)
+                walk_version(s);
+        } else if (!s->item)
                 return SQLITE_DONE;
         item_set(s, range_next(s));
         return s->item ? SQLITE_ROW : SQLITE_DONE;
@@ -493,7 +519,7 @@ static int do_last(sqlite3_stmt *s) {
                 return SQLITE_DONE;
         Key low, high;
         key_begin(&low, s);
-        high = low;
+        key_begin(&high, s);
         key_add(&low, s, s->meaning->kind);
         key_add(&high, s, s->meaning->kind + 1u);
         MapItem *item = map_last(seen_by(s->db)->root, key_bytes(&high), s->meaning->high == HIGH_AT);
@@ -581,8 +607,10 @@ int sqlite3_wal_checkpoint_v2(sqlite3 *db, const char *name, int mode, int *ret_
                 return SQLITE_FULL;
         if (ret_log)
                 *ret_log = *ret_moved = (int)file->pages;
-        version_set(&file->durable, &file->committed);
-        between_clear(file);
+        file->durable = file->committed;
+        file->n_between = 0;
+        if (!file->writing)
+                file_sweep(file);
         file->pages = 0;
         return SQLITE_OK;
 }
@@ -675,8 +703,11 @@ int sqlite3_stmt_busy(sqlite3_stmt *s) {
 int sqlite3_reset(sqlite3_stmt *s) {
         s->busy = false;
         s->n_steps = s->answer = 0;
-        s->item = map_item_unref(s->item);
-        s->root = map_unref(s->root);
+        s->item = NULL;
+        if (TAKE_FLAG(s->walks))
+                walk_over(s);
+        if (TAKE_FLAG(s->holds))
+                s->db->file->n_getters--;
         return SQLITE_OK;
 }
 

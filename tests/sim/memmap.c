@@ -1,16 +1,21 @@
 #include "memmap.h"
 
 #include <string.h>
-#include <xxhash.h>
 
-/* Its first 16 bytes, as a number that compares as they do. */
+/* The first 16 bytes of a key, as a number that compares as they do: most comparisons end here, without a
+ * look at the item. */
 typedef unsigned __int128 Prefix;
 
+#define FAN 24
+
+/* Invariant: in a leaf lie items, in the order of their keys; elsewhere nodes, none of them empty. The
+ * prefix of a child is at most that of its first item, and above those of all that lie left of it. */
 struct MapNode {
-        unsigned refs;
-        Prefix prefix; /* of the key: most comparisons end here, without a look at the item */
-        MapNode *left, *right;
-        MapItem *item;
+        uint64_t birth; /* first, as in an item */
+        uint32_t n;
+        bool leaf;
+        Prefix prefix[FAN];
+        void *slot[FAN];
 };
 
 /* ---- Items ---- */
@@ -22,11 +27,9 @@ MapItem *map_item_new(Bytes key, const Column *columns, const Bytes *bytes, size
         size_t room = (sizeof(MapItem) + size + 7) & ~(size_t)7;
         MapItem *item = malloc(room + n * sizeof(Column));
         assert(item);
-        *item = (MapItem){.refs = 1,
-                          .priority = (unsigned)XXH3_64bits(key.data, key.size),
-                          .key_size = (uint32_t)key.size,
-                          .n_columns = (uint32_t)n,
-                          .columns = (Column *)((char *)item + room)};
+        item->key_size = (uint32_t)key.size;
+        item->n_columns = (uint32_t)n;
+        item->columns = (Column *)((char *)item + room);
         memcpy(item->bytes, key.data, key.size);
         uint32_t at = (uint32_t)key.size;
         for (size_t i = 0; i < n; i++) {
@@ -42,27 +45,7 @@ MapItem *map_item_new(Bytes key, const Column *columns, const Bytes *bytes, size
         return item;
 }
 
-MapItem *map_item_ref(MapItem *item) {
-        item->refs++;
-        return item;
-}
-
-MapItem *map_item_unref(MapItem *item) {
-        if (item && --item->refs == 0)
-                free(item);
-        return NULL;
-}
-
-Bytes map_item_key(const MapItem *item) {
-        return BYTES(item->bytes, item->key_size);
-}
-
-Bytes map_item_bytes(const MapItem *item, size_t column) {
-        const Column *c = &item->columns[column];
-        return BYTES(item->bytes + c->offset, c->size);
-}
-
-/* ---- Nodes ---- */
+/* ---- Order ---- */
 
 static int compare(Bytes a, Bytes b) {
         size_t n = MIN(a.size, b.size);
@@ -72,170 +55,310 @@ static int compare(Bytes a, Bytes b) {
 
 static Prefix prefix_of(Bytes key) {
         uint64_t first[2] = {};
-        memcpy(first, key.data, MIN(key.size, sizeof(first)));
+        if (key.size >= sizeof(first))
+                memcpy(first, key.data, sizeof(first));
+        else
+                memcpy(first, key.data, key.size);
         return (Prefix)__builtin_bswap64(first[0]) << 64 | __builtin_bswap64(first[1]);
 }
 
-/* Of a key, whose prefix is known, with a node's. */
-static inline int compare_node(Bytes key, Prefix prefix, const MapNode *node) {
-        if (prefix != node->prefix)
-                return prefix < node->prefix ? -1 : 1;
-        return compare(key, map_item_key(node->item));
+static const MapItem *first_item(const MapNode *node, unsigned i) {
+        for (; !node->leaf; i = 0)
+                node = node->slot[i];
+        return node->slot[i];
 }
 
-MapNode *map_ref(MapNode *node) {
-        if (node)
-                node->refs++;
+/* How many of the node's begin before the key (inclusive: or with it). */
+static unsigned count_before(const MapNode *node, Bytes key, Prefix prefix, bool inclusive) {
+        unsigned i = 0, n = node->n;
+        while (n > 0) { /* of prefixes that are smaller */
+                unsigned half = n / 2;
+                if (node->prefix[i + half] < prefix)
+                        i += half + 1, n -= half + 1;
+                else
+                        n = half;
+        }
+        for (; i < node->n && node->prefix[i] == prefix; i++) {
+                int c = compare(map_item_key(first_item(node, i)), key);
+                if (c > 0 || (c == 0 && !inclusive))
+                        break;
+        }
+        return i;
+}
+
+/* Where the key is, or would be. */
+static unsigned child_of(const MapNode *node, Bytes key, Prefix prefix) {
+        unsigned i = count_before(node, key, prefix, true);
+        return i > 0 ? i - 1 : 0;
+}
+
+/* ---- Birth and death ---- */
+
+static MapNode *node_new(const MapStore *store, bool leaf) {
+        MapNode *node = malloc(sizeof(MapNode));
+        assert(node);
+        node->birth = store->now;
+        node->n = 0;
+        node->leaf = leaf;
         return node;
 }
 
-MapNode *map_unref(MapNode *node) {
-        while (node && --node->refs == 0) {
-                MapNode *right = node->right;
-                map_unref(node->left);
-                map_item_unref(node->item);
-                free(node);
-                node = right;
+static void bury(MapStore *store, void *what, bool item, uint64_t death) {
+        if (store->n_dead == store->dead_room) {
+                store->dead_room = MAX((size_t)256, store->dead_room * 2);
+                store->dead = reallocarray(store->dead, store->dead_room, sizeof(MapDead));
+                assert(store->dead);
         }
+        store->dead[store->n_dead++] = (MapDead){.what = what, .item = item, .death = death};
+}
+
+static void slots_copy(MapNode *to, unsigned at, const MapNode *from, unsigned first, unsigned n) {
+        memmove(to->prefix + at, from->prefix + first, n * sizeof(Prefix));
+        memmove(to->slot + at, from->slot + first, n * sizeof(void *));
+}
+
+/* The same node, but of our own time: others keep the old one. */
+static MapNode *node_own(MapStore *store, MapNode *node) {
+        if (node->birth == store->now)
+                return node;
+        MapNode *copy = node_new(store, node->leaf);
+        copy->n = node->n;
+        slots_copy(copy, 0, node, 0, node->n);
+        bury(store, node, false, store->now);
+        return copy;
+}
+
+/* ---- Changes ---- */
+
+/* The node is ours. When it was full, its second half, which the caller has to put behind it. */
+static MapNode *insert(MapStore *store, MapNode *node, unsigned at, Prefix prefix, void *what) {
+        MapNode *more = NULL;
+        if (node->n == FAN) {
+                unsigned half = at == FAN ? FAN : FAN / 2; /* what comes in order fills its leaves */
+                more = node_new(store, node->leaf);
+                more->n = FAN - half;
+                slots_copy(more, 0, node, half, FAN - half);
+                node->n = half;
+                if (at >= half) {
+                        at -= half;
+                        slots_copy(more, at + 1, more, at, more->n - at);
+                        more->prefix[at] = prefix;
+                        more->slot[at] = what;
+                        more->n++;
+                        return more;
+                }
+        }
+        slots_copy(node, at + 1, node, at, node->n - at);
+        node->prefix[at] = prefix;
+        node->slot[at] = what;
+        node->n++;
+        return more;
+}
+
+/* Puts it below *node, which becomes ours; as insert(). */
+static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefix) {
+        MapNode *own = *node = node_own(store, *node);
+        Bytes key = map_item_key(item);
+        unsigned i = count_before(own, key, prefix, true);
+        if (!own->leaf) {
+                i = i > 0 ? i - 1 : 0;
+                MapNode *child = own->slot[i], *more = put(store, &child, item, prefix);
+                own->slot[i] = child;
+                if (prefix < own->prefix[i])
+                        own->prefix[i] = prefix;
+                return more ? insert(store, own, i + 1, more->prefix[0], more) : NULL;
+        }
+        if (i > 0 && own->prefix[i - 1] == prefix && compare(map_item_key(own->slot[i - 1]), key) == 0) {
+                bury(store, own->slot[i - 1], true, store->now);
+                own->slot[i - 1] = item;
+                return NULL;
+        }
+        return insert(store, own, i, prefix, item);
+}
+
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item) {
+        if (!root)
+                root = node_new(store, true);
+        item->birth = store->now;
+        MapNode *more = put(store, &root, item, prefix_of(map_item_key(item)));
+        if (!more)
+                return root;
+        MapNode *above = node_new(store, false);
+        (void)insert(store, above, 0, root->prefix[0], root);
+        (void)insert(store, above, 1, more->prefix[0], more);
+        return above;
+}
+
+/* What is left of the node; NULL when that is nothing. */
+static MapNode *delete (MapStore *store, MapNode *node, Bytes key, Prefix prefix) {
+        node = node_own(store, node);
+        unsigned i = child_of(node, key, prefix);
+        if (node->leaf)
+                bury(store, node->slot[i], true, store->now);
+        else if ((node->slot[i] = delete (store, node->slot[i], key, prefix)))
+                return node;
+        slots_copy(node, i, node, i + 1, node->n - i - 1);
+        if (--node->n > 0)
+                return node;
+        bury(store, node, false, store->now);
         return NULL;
 }
 
-static MapNode *node_new(MapItem *item, MapNode *left, MapNode *right) {
-        MapNode *node = malloc(sizeof(MapNode));
-        assert(node);
-        *node = (MapNode){.refs = 1,
-                          .prefix = prefix_of(map_item_key(item)),
-                          .left = left,
-                          .right = right,
-                          .item = item};
-        return node;
-}
-
-/* The same node, but ours alone: others that share it keep the old one. */
-static MapNode *node_own(MapNode *node) {
-        if (node->refs == 1)
-                return node;
-        node->refs--;
-        return node_new(map_item_ref(node->item), map_ref(node->left), map_ref(node->right));
-}
-
-/* Invariant: a parent goes before its children. Equal priorities are told apart by the key. */
-static bool goes_before(const MapItem *a, const MapItem *b) {
-        return a->priority != b->priority ? a->priority > b->priority
-                                          : compare(map_item_key(a), map_item_key(b)) < 0;
-}
-
-static MapNode *put(MapNode *node, MapItem *item, Prefix prefix) {
-        if (!node)
-                return node_new(item, NULL, NULL);
-        node = node_own(node);
-        int c = compare_node(map_item_key(item), prefix, node);
-        if (c == 0) {
-                map_item_unref(node->item);
-                node->item = item;
-                return node;
+MapNode *map_delete(MapStore *store, MapNode *root, Bytes key) {
+        root = delete (store, root, key, prefix_of(key));
+        while (root && !root->leaf && root->n == 1) {
+                MapNode *below = root->slot[0];
+                bury(store, root, false, store->now);
+                root = below;
         }
-        MapNode **side = c < 0 ? &node->left : &node->right;
-        MapNode *child = *side = put(*side, item, prefix);
-        if (!goes_before(child->item, node->item))
-                return node;
-        if (c < 0) {
-                node->left = child->right;
-                child->right = node;
-        } else {
-                node->right = child->left;
-                child->left = node;
+        return root;
+}
+
+/* ---- Time ---- */
+
+void map_begin(MapStore *store) {
+        store->begun = ++store->now;
+        store->dead_before = store->n_dead;
+}
+
+uint64_t map_freeze(MapStore *store) {
+        return store->now++;
+}
+
+/* All below the node that was born then or later dies now. Invariant: nothing is older than what lies below
+ * it. */
+static void bury_young(MapStore *store, MapNode *node, uint64_t birth) {
+        if (!node || node->birth < birth)
+                return;
+        for (unsigned i = 0; i < node->n; i++)
+                if (!node->leaf)
+                        bury_young(store, node->slot[i], birth);
+                else if (((MapItem *)node->slot[i])->birth >= birth)
+                        bury(store, node->slot[i], true, store->now);
+        bury(store, node, false, store->now);
+}
+
+static uint64_t birth_of(const MapDead *dead) {
+        return *(const uint64_t *)dead->what;
+}
+
+/* Whoever died of what is taken back lives again. */
+static void raise_dead(MapStore *store, size_t from, uint64_t begun) {
+        size_t n = from;
+        for (size_t i = from; i < store->n_dead; i++)
+                if (birth_of(&store->dead[i]) >= begun || store->dead[i].death < begun)
+                        store->dead[n++] = store->dead[i];
+        store->n_dead = n;
+}
+
+void map_rollback(MapStore *store, MapNode *root) {
+        raise_dead(store, store->dead_before, store->begun);
+        store->now++;
+        bury_young(store, root, store->begun);
+}
+
+void map_back(MapStore *store, MapNode *root, uint64_t version) {
+        raise_dead(store, 0, version + 1);
+        store->now++;
+        bury_young(store, root, version + 1);
+        map_sweep(store, &version, 1);
+}
+
+static bool is_seen(const MapDead *dead, const uint64_t *versions, size_t n) {
+        uint64_t birth = birth_of(dead);
+        size_t i = 0;
+        while (n > 0) { /* the first version that is not too old */
+                size_t half = n / 2;
+                if (versions[i + half] < birth)
+                        i += half + 1, n -= half + 1;
+                else
+                        n = half;
         }
-        return child;
+        return versions[i] >= birth && versions[i] < dead->death;
 }
 
-MapNode *map_put(MapNode *root, MapItem *item) {
-        return put(root, item, prefix_of(map_item_key(item)));
+void map_sweep(MapStore *store, const uint64_t *versions, size_t n) {
+        size_t left = 0;
+        assert(n > 0);
+        for (size_t i = 0; i < store->n_dead; i++)
+                if (versions[n - 1] >= birth_of(&store->dead[i]) && is_seen(&store->dead[i], versions, n))
+                        store->dead[left++] = store->dead[i];
+                else
+                        free(store->dead[i].what);
+        store->n_dead = left;
 }
 
-static MapNode *merge(MapNode *a, MapNode *b) {
-        if (!a || !b)
-                return a ?: b;
-        if (goes_before(a->item, b->item)) {
-                a = node_own(a);
-                a->right = merge(a->right, b);
-                return a;
-        }
-        b = node_own(b);
-        b->left = merge(a, b->left);
-        return b;
+void map_deinit(MapStore *store, MapNode *root) {
+        bury_young(store, root, 0);
+        for (size_t i = 0; i < store->n_dead; i++)
+                free(store->dead[i].what);
+        free(store->dead);
+        *store = (MapStore){};
 }
 
-static MapNode *delete (MapNode *node, Bytes key, Prefix prefix) {
-        if (!node)
-                return NULL;
-        int c = compare_node(key, prefix, node);
-        if (c == 0) {
-                MapNode *rest = merge(map_ref(node->left), map_ref(node->right));
-                map_unref(node);
-                return rest;
-        }
-        node = node_own(node);
-        if (c < 0)
-                node->left = delete (node->left, key, prefix);
-        else
-                node->right = delete (node->right, key, prefix);
-        return node;
-}
-
-MapNode *map_delete(MapNode *root, Bytes key) {
-        return delete (root, key, prefix_of(key));
-}
+/* ---- Looking ---- */
 
 MapItem *map_find(const MapNode *node, Bytes key) {
         Prefix prefix = prefix_of(key);
-        while (node) {
-                int c = compare_node(key, prefix, node);
-                if (c == 0)
-                        return node->item;
-                node = c < 0 ? node->left : node->right;
-        }
-        return NULL;
+        if (!node)
+                return NULL;
+        while (!node->leaf)
+                node = node->slot[child_of(node, key, prefix)];
+        unsigned i = count_before(node, key, prefix, true);
+        if (i == 0 || node->prefix[i - 1] != prefix || compare(map_item_key(node->slot[i - 1]), key) != 0)
+                return NULL;
+        return node->slot[i - 1];
 }
 
 MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
-        MapItem *best = NULL;
         Prefix prefix = prefix_of(to);
-        while (node) {
-                int c = -compare_node(to, prefix, node);
-                if (c < 0 || (c == 0 && inclusive)) {
-                        best = node->item;
-                        node = node->right;
-                } else
-                        node = node->left;
+        const MapNode *left = NULL; /* all of it lies before */
+        if (!node)
+                return NULL;
+        for (;;) {
+                unsigned i = count_before(node, to, prefix, inclusive);
+                if (node->leaf && i > 0)
+                        return node->slot[i - 1];
+                if (node->leaf || i == 0)
+                        break;
+                if (i > 1)
+                        left = node->slot[i - 2];
+                node = node->slot[i - 1];
         }
-        return best;
+        if (!left)
+                return NULL;
+        while (!left->leaf)
+                left = left->slot[left->n - 1];
+        return left->slot[left->n - 1];
 }
 
-static void walk_push(MapWalk *walk, const MapNode *node) {
-        assert(walk->n < MAP_DEPTH);
-        walk->path[walk->n++] = node;
-}
-
-/* Invariant: on the path lie those that come next, the nearest on top. */
 void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
         Prefix prefix = prefix_of(from);
         walk->n = 0;
         while (node) {
-                int c = -compare_node(from, prefix, node);
-                if (c > 0 || (c == 0 && inclusive)) {
-                        walk_push(walk, node);
-                        node = node->left;
-                } else
-                        node = node->right;
+                assert(walk->n < MAP_DEPTH);
+                unsigned i = count_before(node, from, prefix, !inclusive);
+                if (!node->leaf && i > 0)
+                        i--;
+                walk->path[walk->n] = node;
+                walk->next[walk->n++] = node->leaf ? i : i + 1;
+                node = node->leaf ? NULL : node->slot[i];
         }
 }
 
+/* Invariant: `next` is what comes when all below has been told. */
 MapItem *map_walk_next(MapWalk *walk) {
-        if (walk->n == 0)
-                return NULL;
-        const MapNode *top = walk->path[--walk->n];
-        for (const MapNode *node = top->right; node; node = node->left)
-                walk_push(walk, node);
-        return top->item;
+        while (walk->n > 0) {
+                const MapNode *node = walk->path[walk->n - 1];
+                unsigned i = walk->next[walk->n - 1]++;
+                if (i >= node->n) {
+                        walk->n--;
+                        continue;
+                }
+                if (node->leaf)
+                        return node->slot[i];
+                walk->path[walk->n] = node->slot[i];
+                walk->next[walk->n++] = 0;
+        }
+        return NULL;
 }

@@ -1,7 +1,9 @@
 /* A map in memory whose versions cost nothing to keep: changes copy the path from the root to what they
  * touch and share the rest, so "what was committed" and "what survives a power cut" are just older roots.
  *
- * A treap: its shape depends on the keys alone, so equal maps are equal trees on every run. */
+ * A B-tree. Nobody counts who looks at a node: each remembers when it was born (the store's time, which goes
+ * on with each transaction), and what is replaced goes on a list, with the time of its death. Version v sees
+ * what was born by then and died later; what no living version sees is freed by a sweep. */
 #pragma once
 
 #include "agent/base/bytes.h"
@@ -12,34 +14,58 @@ typedef struct Column { /* a number, or bytes inside the item */
         bool is_bytes;
 } Column;
 
-/* Counted: whoever holds one may look at it as long as he likes. */
 typedef struct MapItem {
-        unsigned refs, priority;
+        uint64_t birth;
         uint32_t key_size, n_columns;
         Column *columns;
         uint8_t bytes[]; /* key, then the columns' bytes */
 } MapItem;
 
-typedef struct MapNode MapNode;
+typedef struct MapNode MapNode; /* NULL is the empty map */
+
+typedef struct MapDead {
+        void *what;
+        uint64_t death;
+        bool item;
+} MapDead;
+
+typedef struct MapStore {
+        uint64_t now; /* invariant: nothing alive is younger */
+        MapDead *dead;
+        size_t n_dead, dead_room;
+        uint64_t begun; /* the open transaction: its first time, and who was dead before */
+        size_t dead_before;
+} MapStore;
 
 MapItem *map_item_new(Bytes key, const Column *columns, const Bytes *bytes, size_t n);
-MapItem *map_item_ref(MapItem *item);
-MapItem *map_item_unref(MapItem *item); /* accepts NULL */
-Bytes map_item_key(const MapItem *item);
-Bytes map_item_bytes(const MapItem *item, size_t column);
+static inline Bytes map_item_key(const MapItem *item) {
+        return BYTES(item->bytes, item->key_size);
+}
+static inline Bytes map_item_bytes(const MapItem *item, size_t column) {
+        const Column *c = &item->columns[column];
+        return BYTES(item->bytes + c->offset, c->size);
+}
 
-MapNode *map_ref(MapNode *root);                                  /* accepts NULL, which is the empty map */
-MapNode *map_unref(MapNode *root);                                /* returns NULL */
-MapNode *map_put(MapNode *root, MapItem *item);                   /* takes both, returns the new root */
-MapNode *map_delete(MapNode *root, Bytes key);                    /* takes the root */
-MapItem *map_find(const MapNode *root, Bytes key);                /* NULL: not there; not counted */
+void map_begin(MapStore *store); /* a transaction; its version is the store's time when it ends */
+/* The transaction is taken back: `root` is what it had made. */
+void map_rollback(MapStore *store, MapNode *root);
+uint64_t map_freeze(MapStore *store); /* what is there now stays as it is: the version to look at it by */
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item); /* takes the item; the new root */
+MapNode *map_delete(MapStore *store, MapNode *root, Bytes key);  /* of a key that is there */
+/* Frees what none of these versions sees; they are in ascending order. */
+void map_sweep(MapStore *store, const uint64_t *versions, size_t n);
+/* All that is younger than this version is forgotten; `root` was the newest. */
+void map_back(MapStore *store, MapNode *root, uint64_t version);
+void map_deinit(MapStore *store, MapNode *root); /* the newest */
+
+MapItem *map_find(const MapNode *root, Bytes key);                /* NULL: not there */
 MapItem *map_last(const MapNode *root, Bytes to, bool inclusive); /* the largest before `to` */
 
-/* A walk in order, over one version: it does not hold what it walks over. */
-#define MAP_DEPTH 96
+/* A walk in order, over one version. */
+#define MAP_DEPTH 12
 typedef struct MapWalk {
         const MapNode *path[MAP_DEPTH];
-        unsigned n;
+        unsigned next[MAP_DEPTH], n;
 } MapWalk;
 void map_walk(MapWalk *walk, const MapNode *root, Bytes from, bool inclusive);
 MapItem *map_walk_next(MapWalk *walk); /* NULL: the end */

@@ -139,7 +139,7 @@ static void letters_make(Samples *samples) {
         add_letter(samples,
                    &(Letter){.kind = LETTER_HEAL, .heal = {.term = 1, .index = 12, .start = 1ull << 32}});
         add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .damaged = true}});
-        add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .durable = 1}});
+        add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .durable = 1, .stranded = true}});
         for (int type = RAFT_PREVOTE; type <= RAFT_TIMEOUT_NOW; type++)
                 add_letter(samples, &(Letter){.kind = LETTER_RAFT,
                                               .raft = {.type = (RaftMessageType)type,
