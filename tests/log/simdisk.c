@@ -1,15 +1,30 @@
-/* See simdisk.h. A name points at an inode; inodes are counted by names (in both directories, and in the
- * operations between them) and by open files. */
+/* See simdisk.h. An image is made of pages that images share until one of them writes; a page that is not
+ * there is all zeros, as most of a file is that was made ready to be written. A name points at an inode;
+ * inodes are counted by names (in both directories, and in the operations between them) and by open files.
+ */
 #include "simdisk.h"
 
 #include <string.h>
 #include "agent/base/bytes.h"
 
 #define MAX_NAMES 4096
+#define PAGE      1024u
+
+typedef struct Page {
+        size_t n_refs;
+        uint8_t bytes[PAGE];
+} Page;
+
+/* Invariant: behind `size` all is zero. */
+typedef struct Image {
+        Page **pages;
+        size_t n_pages; /* of the array */
+        uint64_t size;
+} Image;
 
 typedef struct Inode {
         size_t n_refs;
-        Buffer cache, durable;
+        Image cache, durable;
         uint64_t *bad; /* offsets of sectors that cannot be read */
         size_t n_bad;
 } Inode;
@@ -28,7 +43,7 @@ struct Pending {
         Inode *inode;
         uint64_t offset;
         size_t size;
-        uint8_t *data;
+        uint8_t *data; /* NULL: zeros */
         char name[64], from[64];
 };
 
@@ -63,11 +78,112 @@ static SimDisk *sim_of(Disk *disk) {
         return CONTAINER_OF(disk, SimDisk, disk);
 }
 
+/* -- Images ------------------------------------------------------------------------------------------- */
+
+static void page_unref(Page *page) {
+        if (page && --page->n_refs == 0)
+                free(page);
+}
+
+/* To be written to from `at` on: ours alone, and all of it known. */
+static uint8_t *page_own(Page **page, bool whole) {
+        if (*page && (*page)->n_refs == 1)
+                return (*page)->bytes;
+        Page *own = malloc(sizeof(Page));
+        assert(own);
+        own->n_refs = 1;
+        if (*page && !whole)
+                memcpy(own->bytes, (*page)->bytes, PAGE);
+        else if (!whole)
+                memset(own->bytes, 0, PAGE);
+        page_unref(*page);
+        *page = own;
+        return own->bytes;
+}
+
+static void image_reserve(Image *image, uint64_t size) {
+        size_t n = (size_t)((size + PAGE - 1) / PAGE);
+        if (n <= image->n_pages)
+                return;
+        n = MAX(n, 2 * image->n_pages);
+        image->pages = reallocarray(image->pages, n, sizeof(Page *));
+        assert(image->pages);
+        memset(image->pages + image->n_pages, 0, (n - image->n_pages) * sizeof(Page *));
+        image->n_pages = n;
+}
+
+static void image_deinit(Image *image) {
+        for (size_t i = 0; i < image->n_pages; i++)
+                page_unref(image->pages[i]);
+        free(image->pages);
+        *image = (Image){};
+}
+
+static void image_resize(Image *image, uint64_t size) {
+        size_t i = (size_t)(size / PAGE);
+        if (size < image->size && i < image->n_pages && image->pages[i])
+                memset(page_own(&image->pages[i], false) + size % PAGE, 0, PAGE - size % PAGE);
+        for (i++; size < image->size && i < image->n_pages; i++) {
+                page_unref(image->pages[i]);
+                image->pages[i] = NULL;
+        }
+        image_reserve(image, size);
+        image->size = size;
+}
+
+/* Without data: zeros. */
+static void image_write(Image *image, const uint8_t *data, size_t size, uint64_t offset) {
+        image_reserve(image, offset + size);
+        image->size = MAX(image->size, offset + size);
+        for (size_t done = 0; done < size;) {
+                Page **page = &image->pages[(offset + done) / PAGE];
+                size_t at = (size_t)((offset + done) % PAGE), n = MIN(PAGE - at, size - done);
+                if (data)
+                        memcpy(page_own(page, n == PAGE) + at, data + done, n);
+                else if (*page)
+                        memset(page_own(page, n == PAGE) + at, 0, n);
+                done += n;
+        }
+}
+
+static void image_read(const Image *image, uint8_t *data, size_t size, uint64_t offset) {
+        for (size_t done = 0; done < size;) {
+                const Page *page = image->pages[(offset + done) / PAGE];
+                size_t at = (size_t)((offset + done) % PAGE), n = MIN(PAGE - at, size - done);
+                if (page)
+                        memcpy(data + done, page->bytes + at, n);
+                else
+                        memset(data + done, 0, n);
+                done += n;
+        }
+}
+
+static void image_copy(Image *to, const Image *from) {
+        image_deinit(to);
+        image_reserve(to, from->size);
+        to->size = from->size;
+        for (size_t i = 0; i < MIN(from->n_pages, to->n_pages); i++) {
+                to->pages[i] = from->pages[i];
+                if (to->pages[i])
+                        to->pages[i]->n_refs++;
+        }
+}
+
+static void image_flip(Image *image, uint64_t offset, uint8_t mask) {
+        page_own(&image->pages[offset / PAGE], false)[offset % PAGE] ^= mask;
+}
+
+static bool is_zeros(const uint8_t *data, size_t size) {
+        return size > 0 && data[0] == 0 && memcmp(data, data + 1, size - 1) == 0;
+}
+
+/* -- Names -------------------------------------------------------------------------------------------- */
+
 static void inode_unref(Inode *inode) {
         if (!inode || --inode->n_refs > 0)
                 return;
-        buffer_deinit(&inode->cache);
-        buffer_deinit(&inode->durable);
+        image_deinit(&inode->cache);
+        image_deinit(&inode->durable);
         free(inode->bad);
         free(inode);
 }
@@ -76,27 +192,6 @@ static Inode *inode_ref(Inode *inode) {
         if (inode)
                 inode->n_refs++;
         return inode;
-}
-
-static void image_resize(Buffer *image, uint64_t size) {
-        if (size > image->size) {
-                int r = buffer_reserve(image, size - image->size);
-                assert(r == 0);
-                memset(image->data + image->size, 0, size - image->size);
-        }
-        image->size = size;
-}
-
-static void image_write(Buffer *image, const void *data, size_t size, uint64_t offset) {
-        if (offset > image->size)
-                image_resize(image, offset);
-        if (offset + size > image->size) {
-                int r = buffer_reserve(image, offset + size - image->size);
-                assert(r == 0);
-                image->size = offset + size;
-        }
-        if (size > 0)
-                memcpy(image->data + offset, data, size);
 }
 
 static Name *directory_find(Directory *directory, const char *name) {
@@ -176,7 +271,8 @@ static void pending_apply_torn(SimDisk *sim, const Pending *pending) {
                 size_t n =
                         MIN(SIM_SECTOR - (size_t)((pending->offset + at) % SIM_SECTOR), pending->size - at);
                 if (random_below(&sim->random, 2) == 0)
-                        image_write(&pending->inode->durable, pending->data + at, n, pending->offset + at);
+                        image_write(&pending->inode->durable, pending->data ? pending->data + at : NULL, n,
+                                    pending->offset + at);
                 at += n;
         }
 }
@@ -264,14 +360,14 @@ static int64_t sim_size(DiskFile *file) {
 static int64_t sim_read(DiskFile *file, void *data, size_t size, uint64_t offset) {
         if (file->life != file->sim->life || file->sim->calls >= file->sim->die_at)
                 return -EIO;
-        Buffer *image = &file->inode->cache;
+        const Image *image = &file->inode->cache;
         if (offset >= image->size)
                 return 0;
-        size_t n = MIN(size, image->size - (size_t)offset);
+        size_t n = (size_t)MIN((uint64_t)size, image->size - offset);
         for (size_t i = 0; i < file->inode->n_bad; i++)
                 if (file->inode->bad[i] < offset + n && file->inode->bad[i] + 512 > offset)
                         return -EIO;
-        memcpy(data, image->data + offset, n);
+        image_read(image, data, n, offset);
         return (int64_t)n;
 }
 
@@ -292,10 +388,14 @@ static int sim_write(DiskFile *file, const void *data, size_t size, uint64_t off
         if (end > have && simdisk_used(sim) + (end - have) > sim->room)
                 return -ENOSPC;
         inode_mend(file->inode, offset, size);
+        if (is_zeros(data, size))
+                data = NULL;
         image_write(&file->inode->cache, data, size, offset);
         Pending *pending = pending_add(sim, PENDING_WRITE, file->inode);
         pending->offset = offset;
         pending->size = size;
+        if (!data)
+                return 0;
         pending->data = malloc(MAX(size, (size_t)1));
         assert(pending->data);
         memcpy(pending->data, data, size);
@@ -466,8 +566,7 @@ static void cache_from_durable(SimDisk *sim) {
         directory_deinit(&sim->cache);
         for (size_t i = 0; i < sim->durable.n_names; i++) {
                 Name *name = sim->durable.names + i;
-                name->inode->cache.size = 0;
-                image_write(&name->inode->cache, name->inode->durable.data, name->inode->durable.size, 0);
+                image_copy(&name->inode->cache, &name->inode->durable);
                 directory_set(&sim->cache, name->name, name->inode);
         }
 }
@@ -485,8 +584,7 @@ SimDisk *simdisk_copy(SimDisk *sim) {
         for (size_t i = 0; i < sim->durable.n_names; i++) {
                 Inode *inode = calloc(1, sizeof(Inode));
                 assert(inode);
-                Buffer *durable = &sim->durable.names[i].inode->durable;
-                image_write(&inode->durable, durable->data, durable->size, 0);
+                image_copy(&inode->durable, &sim->durable.names[i].inode->durable);
                 directory_set(&copy->durable, sim->durable.names[i].name, inode);
         }
         cache_from_durable(copy);
@@ -510,9 +608,9 @@ bool simdisk_flip(SimDisk *sim, const char *name, uint64_t offset, uint8_t mask)
         Name *found = directory_find(&sim->cache, name);
         if (!found || offset >= found->inode->cache.size)
                 return false;
-        found->inode->cache.data[offset] ^= mask;
+        image_flip(&found->inode->cache, offset, mask);
         if (offset < found->inode->durable.size)
-                found->inode->durable.data[offset] ^= mask;
+                image_flip(&found->inode->durable, offset, mask);
         return true;
 }
 
