@@ -131,7 +131,8 @@ static void append(const SimHost *host, const WatchEvent *event) {
                 .version = event->version,
                 .last = event->last,
         };
-        memcpy(change->text, event->value.data, MIN(event->value.size, sizeof(change->text) - 1));
+        if (event->value.size > 0)
+                memcpy(change->text, event->value.data, MIN(event->value.size, sizeof(change->text) - 1));
         change->text[strcspn(change->text, " ")] = 0;
         if (event->revision >= n_revisions) {
                 if (event->revision >= revisions_room) {
