@@ -148,8 +148,9 @@ static void compare_watcher(Watcher *watcher) {
                                (unsigned long long)change->revision, change->path);
                 watcher->position++;
         }
-        memmove(watcher->seen, watcher->seen + i, (watcher->n_seen - i) * sizeof(Seen));
         watcher->n_seen -= i;
+        if (watcher->n_seen > 0)
+                memmove(watcher->seen, watcher->seen + i, watcher->n_seen * sizeof(Seen));
 }
 
 void clients_look(SimHost *host) {

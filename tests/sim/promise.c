@@ -689,7 +689,8 @@ void promise_look(SimHost *host) {
                 return;
         if (shadow->id != host->id) { /* wiped and let in anew: a host that never promised anything */
                 shadow->id = host->id;
-                memset(shadow->votes, 0, shadow->n_votes * sizeof(uint64_t));
+                if (shadow->n_votes > 0)
+                        memset(shadow->votes, 0, shadow->n_votes * sizeof(uint64_t));
         }
         if (shadow->life != host->life) {
                 shadow->life = host->life;
