@@ -101,6 +101,7 @@ int agent_new(Agent **ret, const AgentOptions *options) {
         agent->removed = tree_member_removed(agent->tree, agent->host.id);
         agent->follow.heard_usec = agent->now_usec;
         agent->quarantined = agent->host.quarantined;
+        words_begin(agent);
         sessions_load(agent);
         if (agent->follow.active && !agent->heal.bad)
                 raft_observe(agent->raft, agent->tree_status.applied, agent->tree_status.applied_term,

@@ -422,6 +422,11 @@ unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);
 
 /* ---- member.c ---- */
 
+typedef struct Word {
+        uint64_t term, index; /* of its log, on its disk; 0: only the term is known */
+        uint64_t seat;        /* since when it votes without a break, + 1; 0: it did not */
+} Word;
+
 typedef struct Connection {
         uint64_t host; /* key */
         uint64_t connection;
@@ -431,6 +436,9 @@ typedef struct Connection {
         uint64_t start;
         uint8_t start_nonce[16];
         uint32_t version;
+        Word word;           /* of this life */
+        Word bound;          /* of those before: what it has to have */
+        uint64_t lost_start; /* this life has less; 0: none is known to */
         UT_hash_handle hh;
 } Connection;
 
@@ -458,6 +466,14 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
 void members_reset(Agent *agent);
 void members_self(Agent *agent, Member *ret);
 void members_greet(Agent *agent, const Connection *connection); /* hello */
+
+/* ---- word.c ---- */
+
+void words_begin(Agent *agent); /* at start */
+void words_tell(const Agent *agent, LetterHello *hello);
+void words_give(const Agent *agent, RaftMessage *message); /* on its way out */
+void words_heard(Agent *agent, Connection *connection, const RaftMessage *message);
+bool words_are_broken(Agent *agent, Connection *connection, const LetterHello *hello);
 
 /* ---- anew.c ---- */
 
@@ -651,6 +667,11 @@ struct Agent {
         Heal heal;
         ScrubWork scrub;
         int tree_event_fd; /* the tree's news, whichever tree it is; 0: each has its own */
+
+        struct Began {
+                uint64_t term, index;
+                bool keeps_log, damaged;
+        } began; /* with what this process started */
 
         uint64_t now_usec;
         uint64_t last_turn_usec;

@@ -3,6 +3,7 @@
  * voters) and whom to cut off. On each connection both sides first say who they are: cluster, epoch, start
  * number, and what is known of the other's (quarantine.c). */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <string.h>
 
@@ -62,6 +63,8 @@ void members_greet(Agent *agent, const Connection *connection) {
         memcpy(letter.hello.cluster, agent->tree_status.cluster, sizeof(letter.hello.cluster));
         memcpy(letter.hello.start_nonce, log->start_nonce, sizeof(letter.hello.start_nonce));
         quarantine_tell(agent, connection, &letter.hello);
+        words_tell(agent, &letter.hello);
+        letter.hello.lost_start = connection->lost_start;
         (void)hall_send(agent, connection->host, &letter);
 }
 
@@ -97,6 +100,35 @@ void members_down(Agent *agent, uint64_t host, uint64_t connection, PeersDown wh
         agent->status_dirty = true;
 }
 
+/* It hears what is known of it, stores "damaged" and comes back; until then nothing of it is heeded. */
+static void refuse_lost(Agent *agent, Connection *connection, const LetterHello *hello) {
+        if (connection->lost_start != hello->start)
+                report_say(
+                        &agent->report, LOG_ERR,
+                        "Host %016llx is not heard: its log has less than it had acknowledged. It is told so, and has to "
+                        "get it again.",
+                        (unsigned long long)connection->host);
+        connection->lost_start = hello->start;
+        connection->start = hello->start;
+        memcpy(connection->start_nonce, hello->start_nonce, sizeof(connection->start_nonce));
+        connection->hello = false;
+        members_greet(agent, connection);
+}
+
+/* A peer says that this process began with less than an earlier one had promised. As elsewhere a leaf is not
+ * believed. */
+static bool hears_of_loss(Agent *agent, uint64_t host, const LetterHello *hello) {
+        if (hello->lost_start != log_state(agent->log)->start || agent->began.damaged ||
+            agent->raft_status.lost || members_is_leaf(agent, host))
+                return false;
+        SIM_SEEN("member: told that the own log lacks what was promised");
+        int r = raft_distrust(agent->raft, agent->now_usec);
+        if (r < 0)
+                hall_fail(agent, r, "The core ran out of memory");
+        hall_wake(agent);
+        return true;
+}
+
 void members_hello(Agent *agent, uint64_t host, uint64_t connection, const LetterHello *hello) {
         Connection *known = connection_of(agent, host);
         if (!known || known->connection != connection)
@@ -121,7 +153,11 @@ void members_hello(Agent *agent, uint64_t host, uint64_t connection, const Lette
         }
         if (agent->quarantined || quarantine_hears(agent, host, hello))
                 return quarantine_enter(agent);
+        if (hears_of_loss(agent, host, hello))
+                return;
         why = quarantine_judge(agent, known, hello);
+        if (!why && words_are_broken(agent, known, hello))
+                return refuse_lost(agent, known, hello);
         if (why) {
                 /* Not hung up on: our hello, which tells it what we know, shall arrive. */
                 known->hello = false;

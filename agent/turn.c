@@ -101,6 +101,7 @@ static void hear_tree(Agent *agent) {
 static void send_messages(Agent *agent, const RaftUpdate *update) {
         for (size_t i = 0; i < update->n_messages; i++) {
                 Letter letter = {.kind = LETTER_RAFT, .raft = update->messages[i]};
+                words_give(agent, &letter.raft);
                 (void)hall_send(agent, letter.raft.to, &letter);
         }
 }
@@ -208,8 +209,8 @@ static void look_at_damage(Agent *agent) {
         if (status->lost && agent->lost_seq == 0 && !agent->quarantined) {
                 report_say(
                         &agent->report, LOG_CRIT,
-                        "The leader says that this host's log ends before what it had acknowledged: the disk has lost "
-                        "writes. Starting anew as damaged.");
+                        "The others know that this host acknowledged more than its log has: the disk has lost writes, or is "
+                        "an older one. Starting anew as damaged.");
                 agent->lost_seq = hall_seq(agent);
                 int r = log_submit_damage(agent->log, agent->lost_seq, true);
                 if (r < 0)

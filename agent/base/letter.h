@@ -31,7 +31,8 @@ typedef struct RaftMessage {
         uint64_t commit;     /* APPEND, BEAT: leader's commit index; BEAT caps it by what the peer has */
         uint64_t beat;       /* BEAT, BEAT_REPLY: identity of the beat, never used twice in a term */
         uint64_t match;      /* APPEND_REPLY: durable and equal to the leader's log up to here;
-                                BEAT_REPLY: last index in own log */
+                                BEAT_REPLY: last index in own log; APPEND, BEAT: on the leader's own disk
+                                (the hall's to know; the core looks at none) */
         uint64_t hint_index; /* refused APPEND_REPLY: where to try next (first index of hint_term, or last +
                                 1) */
         uint64_t hint_term;
@@ -76,6 +77,11 @@ typedef struct LetterHello {
         uint64_t known_start;
         uint8_t known_nonce[16];
         bool known_twice; /* one start with two nonces was seen */
+        /* With what the sender's process started, and whether it says itself that this may be too little. */
+        uint64_t log_term, log_index;
+        bool keeps_log, damaged;
+        uint64_t lost_start; /* that process of the receiver began with less than an earlier one had promised
+                              */
 } LetterHello;
 
 /* Offers of one stream follow each other without holes: `previous` is the serial before this one (0 for the

@@ -44,6 +44,11 @@ static void hello_message_init(Treaty__V1__Hello *to, const LetterHello *hello) 
         if (hello->known_start > 0)
                 PB_SET_BYTES(to, known_nonce, hello->known_nonce, sizeof(hello->known_nonce));
         PB_SET(to, known_twice, hello->known_twice);
+        PB_SET(to, log_term, hello->log_term);
+        PB_SET(to, log_index, hello->log_index);
+        PB_SET(to, keeps_log, hello->keeps_log);
+        PB_SET(to, damaged, hello->damaged);
+        PB_SET(to, lost_start, hello->lost_start);
 }
 
 static void offer_message_init(Treaty__V1__Offer *to, const LetterOffer *offer) {
@@ -219,6 +224,11 @@ static int hello_message_read(const Treaty__V1__Hello *message, LetterHello *ret
                 .version = message->version,
                 .known_start = message->known_start,
                 .known_twice = message->known_twice,
+                .log_term = message->log_term,
+                .log_index = message->log_index,
+                .keeps_log = message->keeps_log,
+                .damaged = message->damaged,
+                .lost_start = message->lost_start,
         };
         bool sound =
                 message->host > 0 &&

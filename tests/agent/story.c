@@ -17,7 +17,8 @@
  *      join H [discard] [wrong]            starts it if need be
  *      run TIME | start H… | stop H…       a planned stop
  *      kill H… | powercut H…               kill -9; the machine, too
- *      image H | restore H                 of a host that is down: its disk is copied, comes back
+ *      image H                             its disk is copied, as it is now
+ *      restore H                           of a host that is down: that copy comes back
  *      wipe H                              of a host that is down: its state directory is moved away
  *      rot H                               of a host that is down: bytes in the middle of its log flip
  *      rot-log H                           … and all of its log
@@ -727,7 +728,7 @@ static void image(SimHost *host) {
 }
 
 static void restore(SimHost *host) {
-        host->set_back = true;
+        host->set_back = host->touched = true;
         promise_forgive(host);
         char copy[100];
         snprintf(copy, sizeof(copy), "%s.image", host->directory);
@@ -911,7 +912,7 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 host_kill(host, false);
         else if (strcmp(verb, "powercut") == 0)
                 host_kill(host, true);
-        else if (strcmp(verb, "image") == 0 && !up)
+        else if (strcmp(verb, "image") == 0)
                 image(host);
         else if (strcmp(verb, "restore") == 0 && !up && story.images[host->i])
                 restore(host);

@@ -25,7 +25,7 @@ BACK = 30  # within this all is well again, without anybody
 Kind = collections.namedtuple("Kind", "name weight do disk")
 KINDS = {}
 # What agents say of a disk that went back in time: its own, or when a peer has one.
-OLD_DISK = "The log is damaged|is a copy or was set back"
+OLD_DISK = "The log is damaged|acknowledged more than its log has|is a copy or was set back"
 
 
 def kind(name, weight, disk=False):
@@ -245,6 +245,7 @@ class Nemesis:
     def yesterday(self):
         """The host gave its word since; whoever let it vote with this disk would let it take that back."""
         host = self.one_or_leader()
+        votes = any(m["name"] == host.name and m["role"] == "voter" for m in cluster.members(host))
         host.keep_disk()
         took = self.wait(0.5, 4)
         between, others_too = self.chance.random() < 0.4, self.chance.random() < 0.25
@@ -257,7 +258,7 @@ class Nemesis:
         host.put_back_disk()
         since = time.time()
         self.fleet.boot([h for h in self.hosts if h.state == "off"])
-        noticed = self.notices(host, since, certain=not others_too)
+        noticed = self.notices(host, since, certain=not others_too and (votes or between))
         well = self.gets_well(host, 8)
         if not well:
             self.join_anew(host)

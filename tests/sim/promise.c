@@ -517,6 +517,13 @@ static void check_ack(SimHost *host, Shadow *shadow, const RaftMessage *m) {
                        LLU(image_term(view, m->match)));
 }
 
+static void check_lead(SimHost *host, Shadow *shadow, const RaftMessage *m) {
+        const Image *durable = &shadow->durable;
+        if (durable->term != m->term || durable->last < m->match)
+                broken("%s leads term %llu and says that %llu is on its disk; it holds term %llu, up to %llu",
+                       host->name, LLU(m->term), LLU(m->match), LLU(durable->term), LLU(durable->last));
+}
+
 int __wrap_hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         SimHost *host = host_of_agent(agent);
         Shadow *shadow = &shadows[host->i];
@@ -532,6 +539,8 @@ int __wrap_hall_send(Agent *agent, uint64_t to, const Letter *letter) {
                         check_vote(host, shadow, m, m->type == RAFT_VOTE ? host->id : m->to);
                 if (ack)
                         check_ack(host, shadow, m);
+                if (m->type == RAFT_BEAT || m->type == RAFT_APPEND)
+                        check_lead(host, shadow, m);
                 if (vote || ack)
                         compare_disk(host, shadow);
         }

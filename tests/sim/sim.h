@@ -7,6 +7,7 @@
  *      host.c      machines: start, turn, disk, kill, power cut
  *      ghost.c     what must be true
  *      promise.c   what was promised is on disk
+ *      heard.c     … and what was heard is not forgotten by who said it
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
  *      operator.c  who replaces a host
