@@ -8,6 +8,8 @@
 #include <stdlib.h>
 
 static bool acting, token_asked;
+static uint64_t
+        known_index; /* since the newest replacement: whose tree holds this knows all who are there */
 
 static void new_token(void *p, uint64_t a);
 
@@ -49,6 +51,7 @@ static SimHost *somebody_else(const SimHost *host) {
 static void wipe(SimHost *host) {
         char command[200];
         note("%s: wiped", host->name);
+        known_index = 0;
         host_kill(host, false);
         clients_wiped(host);
         snprintf(command, sizeof(command), "rm -rf '%s' && mkdir '%s'", host->directory, host->directory);
@@ -95,19 +98,32 @@ static void acts(void *p, uint64_t a) {
 }
 
 /* A host that slept while every member it knows was replaced would find nobody, and nobody it would believe:
- * the next is replaced only when all know all. */
-bool operator_may_replace(const SimHost *host) {
+ * the next is replaced only when all know all, and no power cut makes them forget. */
+static bool all_know_all(const SimHost *but) {
         for (unsigned i = 0; i < world.n_hosts; i++)
                 for (unsigned j = 0; j < world.n_hosts; j++) {
                         SimHost *one = world.hosts[i], *other = world.hosts[j];
                         Member member;
-                        if (one == host)
+                        if (one == but)
                                 continue;
                         if (!host_is_in(one) || one->leaving || one->touched ||
                             agent_member_by_name(one->agent, other->name, &member) != 0 ||
                             member.id != other->id)
                                 return false;
                 }
+        return true;
+}
+
+bool operator_may_replace(const SimHost *host) {
+        if (!all_know_all(host))
+                return false;
+        if (known_index == 0)
+                for (unsigned i = 0; i < world.n_hosts; i++)
+                        if (world.hosts[i] != host)
+                                known_index = MAX(known_index, world.hosts[i]->agent->tree_status.applied);
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (world.hosts[i] != host && world.hosts[i]->agent->tree_status.durable < known_index)
+                        return false;
         return true;
 }
 
