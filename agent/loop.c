@@ -1,8 +1,11 @@
-/* The loop wakes, the hall turns. All sources only note; a note arms a source at idle priority, which calls
- * the turn when nothing else of the burst is left. (A deferred source, not a post source: those become due
- * by what is dispatched while they are armed already, so a lone event would wait for the next one.) Under an
- * endless flood an idle source starves, so after LIMIT_TURN_EVENTS notes a source of higher priority is
- * armed as well: the turn is then due before the next event, but still never inside one. */
+/* The loop wakes, the hall turns. Whatever is ready only notes; when all that was ready at once has been
+ * heard, and something was noted or the hall's deadline has come, the turn follows. Never inside an event,
+ * and an endless flood only makes batches larger.
+ *
+ * Two loops are one here. What happens thousands of times a second (peers, private clients, the log's
+ * thread) waits in an epoll set of our own: one epoll_wait() brings all of it, its timeout is the hall's
+ * deadline. Everything else is sd-event's, whose fd is one more in that set: it looks at each source before
+ * each event, and needs two to four system calls for one. */
 #include "loop.h"
 
 #include <arpa/inet.h>
@@ -12,12 +15,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-id128.h>
+#include "base/ready.h"
 #include "dbus/bus.h"
 #include "journal.h"
 #include "network.h"
@@ -30,8 +35,14 @@
 
 struct Loop {
         sd_event *event;
-        sd_event_source *turn, *urgent, *timer, *log, *tree, *addresses;
-        unsigned noted;
+        sd_event_source *addresses;
+        int epoll_fd;
+        Ready quiet; /* nothing is to be done for it by itself: sd-event is asked anyway */
+        struct News {
+                Ready ready;
+                struct Loop *loop;
+        } log, tree;
+        bool noted;
         Agent *agent;
         Bus *bus;
         Disk *disk;
@@ -76,10 +87,7 @@ static void random_bytes(void *userdata, void *data, size_t size) {
 }
 
 static void wake(void *userdata) {
-        Loop *loop = userdata;
-        (void)sd_event_source_set_enabled(loop->turn, SD_EVENT_ONESHOT);
-        if (++loop->noted >= LIMIT_TURN_EVENTS)
-                (void)sd_event_source_set_enabled(loop->urgent, SD_EVENT_ONESHOT);
+        ((Loop *)userdata)->noted = true;
 }
 
 static void say(void *userdata, int level, const char *text) {
@@ -156,22 +164,13 @@ static void end(Loop *loop, int exit_status) {
         (void)sd_event_exit(loop->event, exit_status);
 }
 
-static void arm_timer(Loop *loop) {
-        uint64_t deadline = agent_deadline(loop->agent);
-        (void)sd_event_source_set_time(loop->timer, deadline);
-        (void)sd_event_source_set_enabled(loop->timer, SD_EVENT_ONESHOT);
-}
-
-static int turn(Loop *loop) {
-        loop->noted = 0;
-        (void)sd_event_source_set_enabled(loop->turn, SD_EVENT_OFF);
-        (void)sd_event_source_set_enabled(loop->urgent, SD_EVENT_OFF);
+static void turn(Loop *loop) {
+        loop->noted = false;
         if (agent_turn(loop->agent) < 0) {
                 (void)sd_notify(false, "STATUS=Fatal error, see the journal");
                 end(loop, EXIT_FAILURE);
-                return 0;
+                return;
         }
-        arm_timer(loop);
         if (!loop->ready && agent_ready(loop->agent)) {
                 loop->ready = true;
                 tell_status(loop);
@@ -181,21 +180,67 @@ static int turn(Loop *loop) {
                 end(loop, EXIT_SUCCESS);
         if (loop->stopping && agent_stopped(loop->agent))
                 end(loop, EXIT_SUCCESS);
+}
+
+/* Only the turn takes the news; it follows at once. */
+static void on_news(Ready *ready, uint32_t events) {
+        static_assert(offsetof(struct News, ready) == 0, "who is ready is the news");
+        wake(((struct News *)ready)->loop);
+}
+
+static void on_nothing(Ready *ready, uint32_t events) {
+}
+
+/* ---- Waiting ---- */
+
+static int wait_for(Loop *loop, int fd, Ready *ready) {
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = ready};
+        return epoll_ctl(loop->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
+}
+
+/* Until something is ready, at most until the hall's deadline. */
+static int look(Loop *loop, struct epoll_event *events, bool at_once) {
+        struct timespec timeout = {};
+        uint64_t now = now_boottime(NULL), deadline = agent_deadline(loop->agent);
+
+        if (!at_once && !loop->noted && deadline > now) {
+                uint64_t usec = MIN(deadline - now,
+                                    USEC_PER_SEC); /* a deadline does not pass while we sleep in suspend */
+                timeout.tv_sec = (time_t)(usec / USEC_PER_SEC);
+                timeout.tv_nsec = (long)(usec % USEC_PER_SEC * 1000);
+        }
+        int n = epoll_pwait2(loop->epoll_fd, events, LIMIT_TURN_EVENTS, &timeout, NULL);
+        return n < 0 ? errno == EINTR ? 0 : -errno : n;
+}
+
+/* One wake. sd-event is told to prepare before it is slept, so that its timers are armed, and to look behind
+ * it, so that its clock is right for whoever sets a timer now. What it has ready is dispatched one at a
+ * time, and all else in between. */
+static int wake_once(Loop *loop) {
+        struct epoll_event events[LIMIT_TURN_EVENTS];
+
+        int pending = sd_event_prepare(loop->event);
+        if (pending < 0)
+                return pending;
+        int n = look(loop, events, pending > 0);
+        if (n < 0)
+                return n;
+        if (pending == 0)
+                pending = sd_event_wait(loop->event, 0);
+        if (pending < 0)
+                return pending;
+        for (int i = 0; i < n; i++) {
+                Ready *ready = events[i].data.ptr;
+                ready->ready(ready, events[i].events);
+        }
+        if (pending > 0) {
+                int r = sd_event_dispatch(loop->event);
+                if (r < 0)
+                        return r;
+        }
+        if (loop->noted || now_boottime(NULL) >= agent_deadline(loop->agent))
+                turn(loop);
         return 0;
-}
-
-static int on_turn(sd_event_source *source, void *userdata) {
-        return turn(userdata);
-}
-
-static int on_time(sd_event_source *source, uint64_t usec, void *userdata) {
-        return turn(userdata);
-}
-
-/* Only the turn takes the news, until then the fd stays readable: with more than idle priority this source
- * would be called over and over before the turn is. */
-static int on_news(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
-        return turn(userdata);
 }
 
 /* ---- Signals ---- */
@@ -357,6 +402,7 @@ static int open_peers(Loop *loop) {
         agent_status(loop->agent, &status);
         PeersOptions options = {
                 .event = loop->event,
+                .epoll_fd = loop->epoll_fd,
                 .key = loop->key,
                 .host = status.host,
                 .report = {.say = say, .alarm = alarm_person},
@@ -379,8 +425,11 @@ static int open_peers(Loop *loop) {
 static int open_door(Loop *loop) {
         char path[4096];
         snprintf(path, sizeof(path), "%s/private", loop->config.runtime_dir);
-        BusOptions options = {
-                .private_path = path, .private_fd = -1, .changed = tell_status, .userdata = loop};
+        BusOptions options = {.epoll_fd = loop->epoll_fd,
+                              .private_path = path,
+                              .private_fd = -1,
+                              .changed = tell_status,
+                              .userdata = loop};
         int r = bus_new(&loop->bus, loop->agent, loop->event, &options);
         if (r < 0)
                 return log_error_errno(r, "The private socket %s cannot be had", path);
@@ -388,19 +437,11 @@ static int open_door(Loop *loop) {
 }
 
 static int add_sources(Loop *loop) {
-        int r = sd_event_add_defer(loop->event, &loop->turn, on_turn, loop);
-        if (r >= 0)
-                r = sd_event_source_set_priority(loop->turn, SD_EVENT_PRIORITY_IDLE);
-        if (r >= 0)
-                r = sd_event_source_set_enabled(loop->turn, SD_EVENT_OFF);
-        if (r >= 0)
-                r = sd_event_add_defer(loop->event, &loop->urgent, on_turn, loop);
-        if (r >= 0)
-                r = sd_event_source_set_priority(loop->urgent, SD_EVENT_PRIORITY_IMPORTANT);
-        if (r >= 0)
-                r = sd_event_source_set_enabled(loop->urgent, SD_EVENT_OFF);
-        if (r >= 0)
-                r = sd_event_add_time(loop->event, &loop->timer, CLOCK_BOOTTIME, 0, 1, on_time, loop);
+        loop->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (loop->epoll_fd < 0)
+                return -errno;
+        loop->quiet.ready = on_nothing;
+        int r = wait_for(loop, sd_event_get_fd(loop->event), &loop->quiet);
         if (r >= 0)
                 r = sd_event_add_signal(loop->event, NULL, SIGTERM, on_stop, loop);
         if (r >= 0)
@@ -413,14 +454,11 @@ static int add_sources(Loop *loop) {
 }
 
 static int add_agent_sources(Loop *loop) {
-        int r = sd_event_add_io(loop->event, &loop->log, agent_log_fd(loop->agent), EPOLLIN, on_news, loop);
+        loop->log = (struct News){.ready.ready = on_news, .loop = loop};
+        loop->tree = (struct News){.ready.ready = on_news, .loop = loop};
+        int r = wait_for(loop, agent_log_fd(loop->agent), &loop->log.ready);
         if (r >= 0)
-                r = sd_event_add_io(loop->event, &loop->tree, agent_tree_fd(loop->agent), EPOLLIN, on_news,
-                                    loop);
-        if (r >= 0)
-                r = sd_event_source_set_priority(loop->log, SD_EVENT_PRIORITY_IDLE);
-        if (r >= 0)
-                r = sd_event_source_set_priority(loop->tree, SD_EVENT_PRIORITY_IDLE);
+                r = wait_for(loop, agent_tree_fd(loop->agent), &loop->tree.ready);
         if (r >= 0)
                 r = sd_event_add_time(loop->event, &loop->addresses, CLOCK_BOOTTIME,
                                       now_boottime(NULL) + USEC_PER_SEC, USEC_PER_SEC, on_addresses, loop);
@@ -503,8 +541,13 @@ int loop_new(Loop **ret, const Config *config) {
 }
 
 int loop_run(Loop *loop) {
+        int r = 0;
+
         wake(loop);
-        int r = sd_event_loop(loop->event);
+        while (r >= 0 && sd_event_get_state(loop->event) != SD_EVENT_FINISHED)
+                r = wake_once(loop);
+        if (r < 0)
+                log_error_errno(r, "The event loop cannot go on");
         return r < 0 ? EXIT_FAILURE : loop->exit_status;
 }
 
@@ -517,12 +560,9 @@ Loop *loop_free(Loop *loop) {
         loop->network.peers = peers_free(loop->network.peers);
         loop->key = key_free(loop->key);
         loop->disk = disk_free(loop->disk);
-        sd_event_source_unref(loop->turn);
-        sd_event_source_unref(loop->urgent);
-        sd_event_source_unref(loop->timer);
-        sd_event_source_unref(loop->log);
-        sd_event_source_unref(loop->tree);
         sd_event_source_unref(loop->addresses);
+        if (loop->epoll_fd > 0)
+                close(loop->epoll_fd);
         sd_event_unref(loop->event);
         free(loop->join);
         free(loop);

@@ -16,6 +16,7 @@ typedef struct Bus Bus;
 #define BUS_PRIVATE_PATH "/run/treaty/private"
 
 typedef struct BusOptions {
+        int epoll_fd; /* the set that private clients join (base/ready.h); at most 0: one of our own */
         bool no_system_bus;
         const char *system_address; /* NULL: $DBUS_SYSTEM_BUS_ADDRESS, else the usual place */
         const char *private_path;   /* NULL: no private socket, unless private_fd is one */

@@ -14,6 +14,7 @@
 #include <uthash.h>
 
 #include "agent/agent.h"
+#include "agent/base/ready.h"
 #include "policy/guard.h"
 #include "bus.h"
 
@@ -48,6 +49,7 @@ struct Client {
 };
 
 struct Link {
+        Ready ready;
         Bus *bus;
         sd_bus *sd;
         bool private;

@@ -4,8 +4,8 @@
  *
  * sd-event looks at every attached connection before each single event, and asks the kernel for all ready
  * ones again after each: n callers at once cost n squared. So a connection is sd-event's only while it
- * authenticates (that has a deadline); then it joins the crowd, an epoll set of its own behind one source,
- * and all who have something to say are heard in one go. */
+ * authenticates (that has a deadline); then it joins the crowd, the loop's own epoll set or one of ours
+ * behind one source, and all who have something to say are heard in one go. */
 #include "internal.h"
 #include "quick.h"
 
@@ -46,7 +46,7 @@ void private_watch(Link *link) {
         }
         if (events == link->events)
                 return;
-        struct epoll_event event = {.events = (uint32_t)events, .data.ptr = link};
+        struct epoll_event event = {.events = (uint32_t)events, .data.ptr = &link->ready};
         if (epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_MOD, sd_bus_get_fd(link->sd), &event) < 0)
                 link_doom(link);
         link->events = events;
@@ -66,6 +66,11 @@ static void hear(Link *link) {
         private_watch(link);
 }
 
+static void on_ready(Ready *ready, uint32_t events) {
+        static_assert(offsetof(Link, ready) == 0, "who is ready is the link");
+        hear((Link *)ready);
+}
+
 static int on_crowd(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
         struct epoll_event events[CROWD_PER_LOOK];
 
@@ -75,7 +80,7 @@ static int on_crowd(sd_event_source *source, int fd, uint32_t revents, void *use
                         return 0;
                 /* Nothing is freed meanwhile: the reaper has a source of its own. */
                 for (int j = 0; j < n; j++)
-                        hear(events[j].data.ptr);
+                        on_ready(events[j].data.ptr, events[j].events);
         }
         return 0;
 }
@@ -84,12 +89,13 @@ static int join_crowd(Link *link) {
         int fd = sd_bus_get_fd(link->sd);
         if (fd < 0)
                 return fd;
-        struct epoll_event event = {.events = EPOLLIN, .data.ptr = link};
+        struct epoll_event event = {.events = EPOLLIN, .data.ptr = &link->ready};
         int r = sd_bus_detach_event(link->sd);
         if (r < 0)
                 return r;
         if (epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_ADD, fd, &event) < 0)
                 return -errno;
+        link->ready.ready = on_ready;
         link->in_crowd = true;
         link->events = POLLIN;
         return 0;
@@ -103,6 +109,9 @@ void private_leave(Link *link) {
 }
 
 static int crowd_open(Bus *bus) {
+        bus->crowd_fd = bus->options.epoll_fd;
+        if (bus->crowd_fd > 0)
+                return 0;
         bus->crowd_fd = epoll_create1(EPOLL_CLOEXEC);
         if (bus->crowd_fd < 0)
                 return -errno;
@@ -318,7 +327,9 @@ void private_close(Bus *bus) {
                 (void)unlink(bus->private_path);
         closep(&bus->listen_fd);
         bus->listen_fd = -1;
+        bool own = bus->crowd;
         bus->crowd = sd_event_source_disable_unref(bus->crowd);
-        closep(&bus->crowd_fd);
+        if (own)
+                closep(&bus->crowd_fd);
         bus->crowd_fd = -1;
 }

@@ -38,7 +38,7 @@
 #define LIMIT_CONNECTIONS       1024 /* peers' connections, handshakes included */
 #define LIMIT_PRIVATE_CLIENTS   1024 /* clients on the private socket */
 #define LIMIT_SESSION_USEC      UINT64_C(86400000000) /* how long a session may outlive its last keep-alive */
-#define LIMIT_TURN_EVENTS       256                   /* events noted before the turn is called anyway */
+#define LIMIT_TURN_EVENTS       256                   /* connections heard before the turn: its batch */
 
 /* The front door. Per client and per user, so that a flood is the flooder's trouble; root counts per client
  * only. Many users together get half of what all share: root, and so the unit helper, is never locked out.

@@ -37,6 +37,22 @@ static bool is_unknown(const Connection *c) {
                (c->state == CONNECTION_HANDSHAKE || c->verdict != PEERS_MEMBER);
 }
 
+static void connection_leave(Connection *c) {
+        if (c->io_events != 0)
+                (void)epoll_ctl(c->peers->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
+        c->io_events = 0;
+}
+
+/* 0, -errno. */
+static int connection_wait(Connection *c, uint32_t events) {
+        struct epoll_event event = {.events = events, .data.ptr = &c->io};
+        if (epoll_ctl(c->peers->epoll_fd, c->io_events == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD, c->fd, &event) <
+            0)
+                return -errno;
+        c->io_events = events;
+        return 0;
+}
+
 void connection_kill(Connection *c, PeersDown why) {
         if (c->state == CONNECTION_DEAD)
                 return;
@@ -44,7 +60,7 @@ void connection_kill(Connection *c, PeersDown why) {
                 c->peers->n_unknown--;
         c->state = CONNECTION_DEAD;
         c->why = why;
-        c->io = sd_event_source_disable_unref(c->io);
+        connection_leave(c);
         c->timer = sd_event_source_disable_unref(c->timer);
         close(c->fd);
         c->fd = -1;
@@ -68,7 +84,7 @@ void connection_tell_down(Connection *c, PeersDown why) {
 void connection_bury(Connection *c) {
         Peers *peers = c->peers;
         assert(c->state == CONNECTION_DEAD && !c->in_session);
-        assert(!c->timer && !c->io);
+        assert(!c->timer && c->io_events == 0);
 
         TAILQ_REMOVE(&peers->connections, c, entry);
         peers->n_connections--;
@@ -143,8 +159,7 @@ static void connection_watch(Connection *c) {
         uint32_t events = EPOLLIN | (queue_size(&c->tls.out) > 0 ? EPOLLOUT : 0);
         if (c->state == CONNECTION_DEAD || events == c->io_events)
                 return;
-        c->io_events = events;
-        if (sd_event_source_set_io_events(c->io, events) < 0)
+        if (connection_wait(c, events) < 0)
                 connection_kill(c, PEERS_DOWN_RESET);
 }
 
@@ -411,9 +426,11 @@ static void connection_connected(Connection *c) {
         connection_shake(c);
 }
 
-static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdata) {
-        Connection *c = userdata;
+static void on_io(Ready *ready, uint32_t events) {
+        Connection *c = (Connection *)ready;
         Peers *peers = c->peers;
+        if (c->state == CONNECTION_DEAD || peers->freed)
+                return; /* it died of an earlier event of the same batch */
         peers_enter(peers);
         if (c->state == CONNECTION_CONNECTING)
                 connection_connected(c);
@@ -424,7 +441,6 @@ static int on_io(sd_event_source *source, int fd, uint32_t events, void *userdat
                         connection_pump(c);
         }
         peers_leave(peers);
-        return 0;
 }
 
 /* ---- beginnings ---- */
@@ -449,18 +465,19 @@ static int connection_new(Connection **ret, Peers *peers, int fd, bool server) {
                 free(c);
                 return r;
         }
+        static_assert(offsetof(Connection, io) == 0, "who is ready is the connection");
+        c->io.ready = on_io;
         c->peers = peers;
         c->fd = fd;
         c->server = server;
         c->number = ++peers->next_number;
         c->state = server ? CONNECTION_HANDSHAKE : CONNECTION_CONNECTING;
-        c->io_events = server ? EPOLLIN : EPOLLOUT;
         socket_tune(fd);
         TAILQ_INSERT_TAIL(&peers->connections, c, entry);
         peers->n_connections++;
         if (server)
                 peers->n_unknown++;
-        r = sd_event_add_io(peers->event, &c->io, fd, c->io_events, on_io, c);
+        r = connection_wait(c, server ? EPOLLIN : EPOLLOUT);
         if (r < 0) {
                 connection_kill(c, PEERS_DOWN_RESET);
                 return r;

@@ -15,6 +15,7 @@
 #include <netinet/in.h>
 #include <nghttp2/nghttp2.h>
 #include <sys/queue.h>
+#include "../base/ready.h"
 #include "frame.h"
 #include "peers.h"
 #include "tls.h"
@@ -113,6 +114,7 @@ typedef enum ConnectionState {
 } ConnectionState;
 
 struct Connection {
+        Ready io;
         TAILQ_ENTRY(Connection) entry;
         Connection *next_dirty;
         Peers *peers;
@@ -124,9 +126,9 @@ struct Connection {
         bool dismissed; /* nothing of it is listened to any more */
         bool opened;
         int fd;
-        sd_event_source *io, *timer;
-        uint32_t io_events;
-        uint8_t from[16]; /* the other side's address */
+        sd_event_source *timer;
+        uint32_t io_events; /* 0: in no set */
+        uint8_t from[16];   /* the other side's address */
         Tls tls;
         nghttp2_session *session;
         bool in_session; /* nghttp2 is on the stack: must not be entered again */
@@ -253,7 +255,9 @@ struct Peers {
         Report report;
         TlsContext tls;
         sd_event_source *work;
-        uint32_t depth; /* of our functions on the stack below callbacks */
+        int epoll_fd;
+        sd_event_source *crowd; /* when the set is our own */
+        uint32_t depth;         /* of our functions on the stack below callbacks */
         bool freed;
         bool has_ended; /* something awaits burial */
         struct Connections connections;

@@ -2,7 +2,9 @@
  * here, dials take their steps, and what waits is written. */
 #include "inside.h"
 
+#include <sys/epoll.h>
 #include <time.h>
+#include <unistd.h>
 
 void peers_arm(Peers *peers) {
         if (!peers->freed)
@@ -185,6 +187,39 @@ void peers_flush(Peers *peers) {
         peers_leave(peers);
 }
 
+/* ---- the crowd ---- */
+
+#define CROWD_PER_LOOK 32
+
+/* Only when the loop lent us no set of its own. */
+static int on_crowd(sd_event_source *source, int fd, uint32_t revents, void *userdata) {
+        struct epoll_event events[CROWD_PER_LOOK];
+        Peers *peers = userdata;
+
+        int n = epoll_wait(fd, events, CROWD_PER_LOOK, 0);
+        peers_enter(peers);
+        for (int i = 0; i < n; i++) {
+                Ready *ready = events[i].data.ptr;
+                ready->ready(ready, events[i].events);
+        }
+        peers_leave(peers);
+        return 0;
+}
+
+static int crowd_open(Peers *peers) {
+        peers->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+        if (peers->epoll_fd < 0)
+                return -errno;
+        return sd_event_add_io(peers->event, &peers->crowd, peers->epoll_fd, EPOLLIN, on_crowd, peers);
+}
+
+static void crowd_close(Peers *peers) {
+        if (!peers->crowd)
+                return;
+        peers->crowd = sd_event_source_disable_unref(peers->crowd);
+        close(peers->epoll_fd);
+}
+
 /* ---- life ---- */
 
 static void peers_destroy(Peers *peers) {
@@ -208,6 +243,7 @@ static void peers_destroy(Peers *peers) {
         free(peers->hosts);
         tls_context_deinit(&peers->tls);
         sd_event_source_disable_unref(peers->work);
+        crowd_close(peers);
         sd_event_unref(peers->event);
         free(peers);
 }
@@ -235,7 +271,10 @@ int peers_new(Peers **ret, const PeersOptions *options) {
         peers->host = options->host;
         peers->events = options->events;
         peers->report = options->report;
-        int r = tls_context_init(&peers->tls, options->key);
+        peers->epoll_fd = options->epoll_fd;
+        int r = options->epoll_fd > 0 ? 0 : crowd_open(peers);
+        if (r >= 0)
+                r = tls_context_init(&peers->tls, options->key);
         if (r >= 0)
                 r = sd_event_add_defer(peers->event, &peers->work, on_work, peers);
         if (r >= 0)

@@ -68,6 +68,8 @@ typedef struct PeersEvents {
 
 typedef struct PeersOptions {
         sd_event *event;
+        int epoll_fd; /* the set that connections join (base/ready.h); at most 0: one of our own, behind one
+                         source */
         const Key *key; /* own; outlives peers */
         uint64_t host;  /* own host id */
         PeersEvents events;
