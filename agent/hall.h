@@ -677,6 +677,7 @@ struct Agent {
         uint64_t last_turn_usec;
         uint64_t seq;        /* last order given to the log */
         uint64_t stored_seq; /* last one known to be durable */
+        bool patient;        /* the log does not wake us for the last one (log_be_patient) */
         /* Which of them came from the core, under which of its own numbers: a ring in order. */
         struct CoreOrder {
                 uint64_t seq, core_seq;

@@ -133,6 +133,11 @@ static void store(Agent *agent, const RaftUpdate *update) {
                 .vote = order->vote,
                 .commit = update->commit,
         };
+        /* A leader's own disk alone decides nothing: the first answer of a peer wakes it anyway. */
+        bool patient = agent->raft_status.role == RAFT_LEADER && agent->raft_status.conf->n_voters > 1 &&
+                       batch.seq == agent->stored_seq + 1;
+        if (patient != agent->patient)
+                log_be_patient(agent->log, agent->patient = patient);
         int r = core_order_push(agent, batch.seq, order->seq);
         if (r >= 0)
                 r = log_submit(agent->log, &batch);
@@ -527,6 +532,7 @@ int agent_turn(Agent *agent) {
 
         agent->in_turn = true;
         agent->now_usec = hall_now(agent);
+        uint64_t seq = agent->seq;
         unsigned round = 0;
         do {
                 turn_round(agent);
@@ -534,6 +540,9 @@ int agent_turn(Agent *agent) {
                         break;
         } while (agent->again && ++round < ROUNDS);
 
+        /* Woken, and the disk was not done yet: perhaps all others wait for it now. */
+        if (agent->patient && agent->seq == seq && agent->stored_seq < seq)
+                log_be_patient(agent->log, agent->patient = false);
         agent->outside.flush(agent->outside.userdata);
         agent->deadline_usec = agent->again ? 0 : next_deadline(agent);
         agent->last_turn_usec = agent->now_usec;

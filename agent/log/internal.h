@@ -103,6 +103,7 @@ struct Log {
         int error;
         Shape shape; /* as durable, with marks */
         uint64_t bytes;
+        bool patient; /* the caller need not be woken for what is done */
         bool told;    /* the caller was woken and has not come since */
         bool stepped; /* without a thread: the last step found nothing to do */
         bool idle;    /* the thread sleeps without a deadline */

@@ -71,7 +71,7 @@ static int work(Log *log) {
         int r = writer_work(log);
 
         pthread_mutex_lock(&log->lock);
-        bool tell = (log->done.first && !log->told) || log->full != log->writer.blocked ||
+        bool tell = (log->done.first && !log->told && !log->patient) || log->full != log->writer.blocked ||
                     log->shape.state.base_index != base;
         log->full = log->writer.blocked;
         if (r < 0 && r != -ENOSPC) {
@@ -394,6 +394,7 @@ static int submit(Log *log, Order *order) {
         pthread_mutex_lock(&log->lock);
         int r = log->error;
         if (r == 0) {
+                log->patient = log->patient && order->kind == ORDER_BATCH;
                 log->submitted_seq = order->seq;
                 log->last_change_usec = now;
                 orders_push(&log->incoming, order);
@@ -499,6 +500,16 @@ void log_note_commit(Log *log, uint64_t commit) {
 
 int log_fd(const Log *log) {
         return log->fd;
+}
+
+void log_be_patient(Log *log, bool patient) {
+        pthread_mutex_lock(&log->lock);
+        log->patient = patient;
+        if (!patient && log->done.first && !log->told) {
+                log->told = true;
+                signal_caller(log);
+        }
+        pthread_mutex_unlock(&log->lock);
 }
 
 int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full) {

@@ -107,6 +107,9 @@ void log_trim(Log *log, uint64_t index);
 void log_note_commit(Log *log, uint64_t commit);
 
 int log_fd(const Log *log); /* readable when there is something to hear */
+/* Who is woken by others anyway may wait with patience: log_fd() is then silent about what is done, until
+ * patience ends. Failures, a full disk and orders other than batches are told at once in any case. */
+void log_be_patient(Log *log, bool patient);
 /* The highest seq that is durable; drops references of finished batches. 0, or the fatal -errno. *ret_full:
  * the disk is full. Nothing of the unfinished batches is lost, they are retried until there is room; the
  * first to fail is the file for the next segment, when half a segment is still free: the hall refuses new

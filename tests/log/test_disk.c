@@ -119,6 +119,37 @@ static void test_thread(void **state) {
         log_close(log);
 }
 
+static bool tells(Log *log, int msec) {
+        struct pollfd p = {.fd = log_fd(log), .events = POLLIN};
+        return poll(&p, 1, msec) == 1;
+}
+
+static void test_patience(void **state) {
+        RealTest *t = *state;
+        uint64_t done = 0;
+        bool full;
+        Log *log;
+        assert_int_equal(log_open(&log, &t->options, nonce), 0);
+        log_be_patient(log, true);
+        submit(log, 1, 1, 10);
+        assert_false(tells(log, 300));
+        assert_int_equal(log_completed(log, &done, &full), 0);
+        assert_int_equal(done, 1);
+
+        /* What was done meanwhile is told when patience ends. */
+        submit(log, 2, 2, 10);
+        assert_false(tells(log, 300));
+        log_be_patient(log, false);
+        assert_true(tells(log, 0));
+        wait_for(log, 2);
+
+        /* The order of a tree ends it. */
+        log_be_patient(log, true);
+        assert_int_equal(log_submit_tree(log, 3, "tree"), 0);
+        wait_for(log, 3);
+        log_close(log);
+}
+
 /* An idle log does not touch its disk. */
 static void test_idle(void **state) {
         RealTest *t = *state;
@@ -260,8 +291,8 @@ static void test_one_lock(void **state) {
 
 int main(void) {
 #define ONE(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-        const struct CMUnitTest tests[] = {ONE(test_thread),  ONE(test_idle),   ONE(test_locked),
-                                           ONE(test_names),   ONE(test_errors), ONE(test_list),
-                                           ONE(test_one_lock)};
+        const struct CMUnitTest tests[] = {ONE(test_thread), ONE(test_patience), ONE(test_idle),
+                                           ONE(test_locked), ONE(test_names),    ONE(test_errors),
+                                           ONE(test_list),   ONE(test_one_lock)};
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
