@@ -3,34 +3,14 @@
 #include "wire.h"
 
 #include "message.h"
+#include "raft.h"
 
-/* A decoded letter holds entries beside its arena. */
+/* A decoded letter holds entries beside its arena; without either it holds nothing. */
 typedef struct LetterMemory {
-        Arena *arena;
+        Arena *arena; /* in which this lies, too; NULL: there is none */
         Entry **entries;
         uint32_t n_entries;
 } LetterMemory;
-
-static void raft_message_init(Treaty__V1__Raft *to, const RaftMessage *raft) {
-        treaty__v1__raft__init(to);
-        PB_SET(to, type, raft->type);
-        PB_SET(to, from, raft->from);
-        PB_SET(to, to, raft->to);
-        PB_SET(to, term, raft->term);
-        PB_SET(to, log_index, raft->log_index);
-        PB_SET(to, log_term, raft->log_term);
-        PB_SET(to, commit, raft->commit);
-        PB_SET(to, beat, raft->beat);
-        PB_SET(to, match, raft->match);
-        PB_SET(to, hint_index, raft->hint_index);
-        PB_SET(to, hint_term, raft->hint_term);
-        PB_SET(to, since, raft->since);
-        PB_SET(to, refused, raft->refused);
-        PB_SET(to, force, raft->force);
-        PB_SET(to, life, raft->life);
-        PB_SET(to, heal, raft->heal);
-        PB_SET(to, damaged, raft->damaged);
-}
 
 static void hello_message_init(Treaty__V1__Hello *to, const LetterHello *hello) {
         treaty__v1__hello__init(to);
@@ -78,28 +58,6 @@ static void read_message_init(Treaty__V1__Read *to, const LetterRead *read) {
         PB_SET(to, index, read->index);
 }
 
-static int letter_pack_raft(const RaftMessage *raft, Buffer *to) {
-        if (raft->n_entries > LIMIT_APPEND_ENTRIES)
-                return -EMSGSIZE;
-        assert(raft->n_entries == 0 || raft->entries[0]->index == raft->log_index + 1);
-
-        Treaty__V1__Letter letter = TREATY__V1__LETTER__INIT;
-        Treaty__V1__Raft message;
-        _cleanup_(freep) Treaty__V1__Entry **entries = NULL;
-
-        raft_message_init(&message, raft);
-        if (raft->n_entries > 0) {
-                int r = entries_message_init(raft->entries, raft->n_entries, &entries);
-                if (r < 0)
-                        return r;
-                message.entry = entries;
-                message.n_entry = raft->n_entries;
-        }
-        letter.body_case = TREATY__V1__LETTER__BODY_RAFT;
-        letter.raft = &message;
-        return message_pack(&letter.base, LIMIT_LETTER_BYTES, to);
-}
-
 int wire_letter_encode(const Letter *letter, Buffer *to) {
         Treaty__V1__Letter message = TREATY__V1__LETTER__INIT;
         union {
@@ -117,7 +75,7 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
         message.body_case = (Treaty__V1__Letter__BodyCase)letter->kind;
         switch (letter->kind) {
         case LETTER_RAFT:
-                return letter_pack_raft(&letter->raft, to);
+                return raft_letter_encode(&letter->raft, to);
         case LETTER_HELLO:
                 hello_message_init(&body.hello, &letter->hello);
                 message.hello = &body.hello;
@@ -176,44 +134,6 @@ int wire_letter_encode(const Letter *letter, Buffer *to) {
         }
         assert(message.hello);
         return message_pack(&message.base, LIMIT_LETTER_BYTES, to);
-}
-
-static int raft_message_read(const Treaty__V1__Raft *message, LetterMemory *memory, RaftMessage *ret) {
-        if (message->type < RAFT_PREVOTE || message->type > RAFT_TIMEOUT_NOW)
-                return -EBADMSG;
-        if (message->from == 0 || message->to == 0 || message->from == message->to)
-                return -EBADMSG;
-        if (message->n_entry > 0 && (message->type != RAFT_APPEND || message->log_index == UINT64_MAX ||
-                                     message->entry[0]->term < message->log_term))
-                return -EBADMSG;
-        int r = entries_message_read(message->entry, message->n_entry, message->log_index + 1, message->term,
-                                     &memory->entries);
-        if (r < 0)
-                return r;
-        memory->n_entries = (uint32_t)message->n_entry;
-
-        *ret = (RaftMessage){
-                .type = (RaftMessageType)message->type,
-                .from = message->from,
-                .to = message->to,
-                .term = message->term,
-                .log_index = message->log_index,
-                .log_term = message->log_term,
-                .commit = message->commit,
-                .beat = message->beat,
-                .match = message->match,
-                .hint_index = message->hint_index,
-                .hint_term = message->hint_term,
-                .since = message->since,
-                .refused = message->refused,
-                .force = message->force,
-                .life = message->life,
-                .heal = message->heal,
-                .damaged = message->damaged,
-                .n_entries = memory->n_entries,
-                .entries = memory->entries,
-        };
-        return 0;
 }
 
 static int hello_message_read(const Treaty__V1__Hello *message, LetterHello *ret) {
@@ -293,7 +213,7 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
         case TREATY__V1__LETTER__BODY_HELLO:
                 return hello_message_read(message->hello, &ret->hello);
         case TREATY__V1__LETTER__BODY_RAFT:
-                return raft_message_read(message->raft, memory, &ret->raft);
+                return raft_message_read(message->raft, &ret->raft, &memory->entries);
         case TREATY__V1__LETTER__BODY_OFFER:
                 return offer_message_read(message->offer, &ret->offer);
         case TREATY__V1__LETTER__BODY_OFFER_REFUSED:
@@ -342,12 +262,31 @@ static int letter_message_read(const Treaty__V1__Letter *message, LetterMemory *
         return -EBADMSG;
 }
 
+static int letter_decode_raft(Bytes bytes, WireLetter *ret) {
+        Entry **entries = NULL;
+        ret->letter.kind = LETTER_RAFT;
+        int r = raft_letter_decode(bytes, &ret->letter.raft, &entries);
+        if (r != 0 || !entries)
+                return r;
+        LetterMemory *memory = malloc(sizeof(*memory));
+        if (!memory) {
+                entries_free(entries, ret->letter.raft.n_entries);
+                return -ENOMEM;
+        }
+        *memory = (LetterMemory){.entries = entries, .n_entries = ret->letter.raft.n_entries};
+        ret->arena = memory;
+        return 0;
+}
+
 int wire_letter_decode(Bytes bytes, WireLetter *ret) {
         _cleanup_(arena_freep) Arena *arena = NULL;
         ProtobufCMessage *message;
 
         ret->arena = NULL;
-        int r = message_unpack(&treaty__v1__letter__descriptor, bytes, LIMIT_LETTER_BYTES, &arena, &message);
+        int r = letter_decode_raft(bytes, ret);
+        if (r != RAFT_UNUSUAL)
+                return r;
+        r = message_unpack(&treaty__v1__letter__descriptor, bytes, LIMIT_LETTER_BYTES, &arena, &message);
         if (r < 0)
                 return r;
         LetterMemory *memory = arena_alloc(arena, sizeof(*memory));
@@ -357,6 +296,8 @@ int wire_letter_decode(Bytes bytes, WireLetter *ret) {
         r = letter_message_read((Treaty__V1__Letter *)message, memory, &ret->letter);
         if (r < 0)
                 return r; /* whoever refuses made no entries, or freed them */
+        if (memory->entries)
+                memory->n_entries = ret->letter.raft.n_entries;
         memory->arena = TAKE(arena);
         ret->arena = memory;
         return 0;
@@ -367,6 +308,9 @@ void wire_letter_done(WireLetter *letter) {
         if (!memory)
                 return;
         entries_free(memory->entries, memory->n_entries);
-        arena_free(memory->arena); /* memory too */
+        if (memory->arena)
+                arena_free(memory->arena); /* memory too */
+        else
+                free(memory);
         letter->arena = NULL;
 }

@@ -151,7 +151,12 @@ static void test_raft_fields_round_trip(void **state) {
         WireLetter got;
         assert_int_equal(wire_letter_encode(&letter, &buffer), 0);
         assert_int_equal(wire_letter_decode(BYTES(buffer.data, buffer.size), &got), 0);
-        assert_memory_equal(&got.letter.raft, &letter.raft, sizeof(letter.raft));
+        const RaftMessage *raft = &got.letter.raft;
+        assert_true(raft->type == RAFT_APPEND_REPLY && raft->from == 1 && raft->to == 2 && raft->term == 3);
+        assert_true(raft->beat == UINT64_MAX && raft->match == 4 && raft->hint_index == 5);
+        assert_true(raft->hint_term == 6 && raft->refused && raft->force && !raft->damaged);
+        assert_true(raft->log_index == 0 && raft->log_term == 0 && raft->commit == 0 && raft->since == 0);
+        assert_true(raft->life == 0 && raft->heal == 0 && raft->n_entries == 0);
         wire_letter_done(&got);
         buffer_deinit(&buffer);
 }
