@@ -548,13 +548,17 @@ size_t transaction_pages(const Tree *tree) {
 }
 
 static void transaction_over(Tree *tree) {
-        tree->open = tree->dirty = false;
+        tree->open = tree->begun = tree->dirty = false;
         tree->pages = tree->row_bytes = tree->turned = tree->rows = 0;
 }
 
+/* SQLite hears of it later: until something is written, no checkpoint is in the way. */
 int transaction_begin(Tree *tree) {
-        if (tree->open)
-                return 0;
+        tree->open = true;
+        return 0;
+}
+
+int transaction_begin_now(Tree *tree) {
         maintain_before_begin(tree);
 
         sqlite3_stmt *s;
@@ -563,7 +567,7 @@ int transaction_begin(Tree *tree) {
                 r = sql_run(tree, STMT_BEGIN, s);
         if (r != 0)
                 return r;
-        tree->open = true;
+        tree->begun = true;
         maintain_begun(tree);
         return 0;
 }
@@ -637,6 +641,13 @@ int transaction_commit(Tree *tree, bool wait) {
                 return transaction_failed(tree, tree->lost);
         if (!tree->dirty)
                 return 0;
+        if (!tree->begun) {
+                if (!wait && maintain_holds_begin(tree))
+                        return 0;
+                int r = transaction_begin_now(tree);
+                if (r != 0)
+                        return transaction_failed(tree, r);
+        }
         if (!maintain_may_commit(tree, wait))
                 return 0; /* a checkpoint runs: frames wait for it, applying goes on */
 

@@ -36,6 +36,7 @@ typedef unsigned __int128 Sum;
 #define TREE_PRUNE_ROWS   500                   /* in one slice */
 #define TREE_SCAN_ROWS    4096                  /* of history in one call */
 #define TREE_AT_ONCE      16                    /* rows in one INSERT */
+#define TREE_WAITING_ROWS 1024                  /* while a BEGIN would wait for a checkpoint */
 #define TREE_KNOWN_KEYS   16384                 /* paths of which memory knows what a write has to know */
 #define TREE_WAITING_KEYS 4096                  /* of them: their pointers in the table are old */
 #define TREE_NAME_BYTES   40                    /* "tree-<16 hex>-<8 hex>.db" and NUL */
@@ -207,9 +208,9 @@ typedef struct Maintain {
          * SHORT, in which nobody commits. */
         pthread_mutex_t mutex;
         pthread_cond_t changed;
-        CheckpointState state;
+        _Atomic CheckpointState state; /* read without it, too */
         bool stop;
-        bool open; /* the writer has an open transaction */
+        bool open; /* the writer has a transaction in SQLite */
         bool full; /* the last pass found the disk full */
         uint64_t committed;
         uint64_t durable;
@@ -244,7 +245,7 @@ typedef struct RowsWaiting {
         struct {
                 uint64_t id;
                 uint32_t at, head_size, value_size;
-        } rows[TREE_AT_ONCE];
+        } rows[TREE_WAITING_ROWS];
 } RowsWaiting;
 
 struct Tree {
@@ -257,7 +258,8 @@ struct Tree {
         Meta saved; /* as of the last COMMIT: what counts after a rollback, also when nothing can be read */
         uint64_t committed;
         uint64_t durable;
-        bool open;        /* an SQL transaction is */
+        bool open;        /* the transaction that entries are applied in */
+        bool begun;       /* SQLite has heard of it: with the first statement that writes */
         bool dirty;       /* something is applied that is not committed */
         size_t pages;     /* estimate of what the transaction made dirty, without rows and keys: */
         size_t row_bytes; /* rows lie one after the other */
@@ -344,6 +346,7 @@ int meta_save(Tree *tree);
 int transaction_flush(Tree *tree); /* no row and no pointer waits any more */
 size_t transaction_pages(const Tree *tree);
 int transaction_begin(Tree *tree);
+int transaction_begin_now(Tree *tree); /* in SQLite, too */
 int transaction_commit(Tree *tree, bool wait);
 int transaction_rollback(Tree *tree);
 /* What apply or commit answers after r: rolls back, remembers what is fatal. */
@@ -357,6 +360,7 @@ void maintain_deinit(Tree *tree);
 bool maintain_may_commit(Tree *tree, bool wait); /* true: with the mutex held */
 bool maintain_is_full(const Tree *tree);         /* frames cannot be moved for want of room: write no more */
 void maintain_committed(Tree *tree, bool ok);    /* gives the mutex back */
+bool maintain_holds_begin(const Tree *tree);     /* the next BEGIN would wait */
 void maintain_before_begin(Tree *tree);
 void maintain_begun(Tree *tree);
 void maintain_wake(Tree *tree);

@@ -10,7 +10,8 @@
  * The long pass moves nearly all; meanwhile entries are applied into the open transaction, whose COMMIT
  * waits (frames stay in memory: cache_spill=off). That COMMIT then leaves a few frames behind, and the WAL
  * starts anew only if a BEGIN finds all of it moved: so a short pass follows, and the next BEGIN waits for
- * it, for 20 ms at most unless the WAL is above its cap. */
+ * it. Rows stay in memory meanwhile (rows.c); when there are too many of them, or another statement writes,
+ * it waits in earnest, for 20 ms at most unless the WAL is above its cap. */
 #include "internal.h"
 
 #include <string.h>
@@ -160,7 +161,7 @@ bool maintain_is_full(const Tree *tree) {
 
 void maintain_committed(Tree *tree, bool ok) {
         Maintain *m = &tree->maintain;
-        m->open = tree->open;
+        m->open = tree->begun;
         m->committed = tree->committed;
         if (ok && m->state == CHECKPOINT_BETWEEN) {
                 m->state = CHECKPOINT_SHORT;
@@ -174,6 +175,11 @@ void maintain_committed(Tree *tree, bool ok) {
         pthread_mutex_unlock(&m->mutex);
         if (history_wants_pruning(tree))
                 maintain_wake(tree);
+}
+
+bool maintain_holds_begin(const Tree *tree) {
+        const Maintain *m = &tree->maintain;
+        return m->has_thread && m->state == CHECKPOINT_SHORT;
 }
 
 void maintain_before_begin(Tree *tree) {

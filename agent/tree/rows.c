@@ -198,15 +198,15 @@ static Bytes waiting_value(const RowsWaiting *waiting, unsigned i) {
                      waiting->rows[i].value_size);
 }
 
-static int rows_put(Tree *tree) {
+static int rows_put(Tree *tree, unsigned from) {
         const RowsWaiting *waiting = &tree->rows_waiting;
         sqlite3_stmt *s;
         int r = sql_acquire(tree, STMT_ROW_INSERT_MANY, &s);
         if (r != 0)
                 return r;
         for (unsigned i = 0; i < TREE_AT_ONCE; i++)
-                row_bind(s, 3 * (int)i + 1, waiting->rows[i].id, waiting_head(waiting, i),
-                         waiting_value(waiting, i));
+                row_bind(s, 3 * (int)i + 1, waiting->rows[from + i].id, waiting_head(waiting, from + i),
+                         waiting_value(waiting, from + i));
         return sql_run(tree, STMT_ROW_INSERT_MANY, s);
 }
 
@@ -214,15 +214,15 @@ int rows_flush(Tree *tree) {
         RowsWaiting *waiting = &tree->rows_waiting;
         unsigned done = 0;
         int r = 0;
-        if (waiting->n == TREE_AT_ONCE) {
-                r = rows_put(tree);
-                done = r == 0 ? TREE_AT_ONCE : 0;
-        } else
-                while (r == 0 && done < waiting->n) {
-                        r = row_put(tree, waiting->rows[done].id, waiting_head(waiting, done),
-                                    waiting_value(waiting, done));
-                        done += r == 0;
-                }
+        while (r == 0 && waiting->n - done >= TREE_AT_ONCE) {
+                r = rows_put(tree, done);
+                done += r == 0 ? TREE_AT_ONCE : 0;
+        }
+        while (r == 0 && done < waiting->n) {
+                r = row_put(tree, waiting->rows[done].id, waiting_head(waiting, done),
+                            waiting_value(waiting, done));
+                done += r == 0;
+        }
         waiting->n -= done;
         memmove(waiting->rows, waiting->rows + done, waiting->n * sizeof(waiting->rows[0]));
         if (waiting->n == 0)
@@ -250,7 +250,10 @@ static int row_wait(Tree *tree, const Row *row, Bytes head) {
         waiting->rows[waiting->n].head_size = (uint32_t)head.size;
         waiting->rows[waiting->n].value_size = (uint32_t)row->value.size;
         waiting->n++;
-        return waiting->n == TREE_AT_ONCE ? rows_flush(tree) : 0;
+        if (waiting->n < TREE_AT_ONCE)
+                return 0;
+        bool patient = !tree->begun && waiting->n < TREE_WAITING_ROWS && maintain_holds_begin(tree);
+        return patient ? 0 : rows_flush(tree);
 }
 
 int row_insert(Tree *tree, const Row *row) {

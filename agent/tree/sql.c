@@ -107,7 +107,7 @@ static int sql_failed(Tree *tree, int rc, const char *what) {
          * for each call. */
         if (rc == SQLITE_PROTOCOL && tree->fatal == 0)
                 tree->fatal = r;
-        if (tree->open && tree->lost == 0 && sqlite3_get_autocommit(tree->db))
+        if (tree->begun && tree->lost == 0 && sqlite3_get_autocommit(tree->db))
                 tree->lost = r;
         return r;
 }
@@ -127,10 +127,16 @@ static int sql_complete(Tree *tree, Statement which) {
         }
 }
 
+static bool sql_writes(Statement which) {
+        return which != STMT_BEGIN && which != STMT_ROLLBACK && strncmp(sql_text[which], "SELECT", 6) != 0;
+}
+
 int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {
         if (tree->lost != 0)
                 return tree->lost < 0 ? tree->lost : -EIO;
         int r = sql_complete(tree, which);
+        if (r == 0 && tree->open && !tree->begun && sql_writes(which))
+                r = transaction_begin_now(tree);
         if (r != 0)
                 return r;
         sqlite3_stmt *cached = tree->statements[which];
