@@ -104,9 +104,9 @@ static bool all_know_all(const SimHost *but) {
                 for (unsigned j = 0; j < world.n_hosts; j++) {
                         SimHost *one = world.hosts[i], *other = world.hosts[j];
                         Member member;
-                        if (one == but)
+                        if (one == but || one->leaving)
                                 continue;
-                        if (!host_is_in(one) || one->leaving || one->touched ||
+                        if (!host_is_in(one) || one->touched ||
                             agent_member_by_name(one->agent, other->name, &member) != 0 ||
                             member.id != other->id)
                                 return false;
@@ -117,14 +117,16 @@ static bool all_know_all(const SimHost *but) {
 bool operator_may_replace(const SimHost *host) {
         if (!all_know_all(host))
                 return false;
+        uint64_t applied = 0, durable = UINT64_MAX;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                if (world.hosts[i] == host || world.hosts[i]->leaving)
+                        continue;
+                applied = MAX(applied, world.hosts[i]->agent->tree_status.applied);
+                durable = MIN(durable, world.hosts[i]->agent->tree_status.durable);
+        }
         if (known_index == 0)
-                for (unsigned i = 0; i < world.n_hosts; i++)
-                        if (world.hosts[i] != host)
-                                known_index = MAX(known_index, world.hosts[i]->agent->tree_status.applied);
-        for (unsigned i = 0; i < world.n_hosts; i++)
-                if (world.hosts[i] != host && world.hosts[i]->agent->tree_status.durable < known_index)
-                        return false;
-        return true;
+                known_index = applied;
+        return durable >= known_index;
 }
 
 void operator_replace(SimHost *host) {
