@@ -107,12 +107,14 @@ static void send_messages(Agent *agent, const RaftUpdate *update) {
 }
 
 /* Others work on what we send while we do what is left of the turn: so it leaves before the log's thread is
- * woken and before anything is applied. Only a leader whose own callers wait answers them first when the
- * letters tell no more than how far it is committed. */
+ * woken and before anything is applied. Beats are in no hurry unless they tell that something is committed;
+ * a leader whose own callers wait for that answers them first. */
 static void flush_early(Agent *agent, const RaftUpdate *update) {
-        bool urgent = agent->requests.offered == NULL || agent->raft_status.role != RAFT_LEADER;
+        bool leads = agent->raft_status.role == RAFT_LEADER;
+        bool urgent = update->commit > agent->noted_commit && (!leads || !agent->requests.offered);
         for (size_t i = 0; i < update->n_messages && !urgent; i++)
-                urgent = update->messages[i].type != RAFT_BEAT;
+                urgent =
+                        update->messages[i].type != RAFT_BEAT && update->messages[i].type != RAFT_BEAT_REPLY;
         if (urgent && update->n_messages > 0)
                 agent->outside.flush(agent->outside.userdata);
 }
