@@ -39,11 +39,11 @@ def test_many_writers_cost_less_each(agents):
 
 
 def test_an_idle_agent_sleeps(hosts):
-    """Ten heartbeats a second and little else wake it, and nothing goes to the disk."""
+    """Seven heartbeats a second and little else wake it, and nothing goes to the disk."""
     cluster.wait_formed(hosts)
     leader, followers = bench.roles(hosts)
     agents = [leader] + followers
     bench.settle(agents)
     for agent, (_, wakes, written) in zip(agents, bench.idle(agents, 5)):
-        assert wakes < 60, f"{agent.host.name} wakes {wakes:.0f} times a second"
+        assert wakes < 45, f"{agent.host.name} wakes {wakes:.0f} times a second"
         assert written == 0, f"{agent.host.name} writes {written} bytes in five idle seconds"
