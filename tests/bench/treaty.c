@@ -1,5 +1,6 @@
 /* treaty: method calls with sd-bus on the private socket of an agent, as any program on that host makes
- * them; or, where the address begins with "bus:", through the bus of that host. */
+ * them; or, where the address is bus:SOCKET, through the bus of that host; bus=NAME:SOCKET asks somebody
+ * else there. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 struct Link {
         Load *load;
         sd_bus *bus;
+        char service[64];
         LoadPoll poll;
         LoadPoll watch; /* the fd of a watch */
         uint8_t buffer[65536];
@@ -35,7 +37,7 @@ static void treaty_ask(Link *link, Client *client, Verb verb, unsigned key) {
 
         load_path(key, path);
         const uint8_t *value = load_value(link->load, &size);
-        int r = sd_bus_message_new_method_call(link->bus, &m, "org.treaty1", "/org/treaty1",
+        int r = sd_bus_message_new_method_call(link->bus, &m, link->service, "/org/treaty1",
                                                "org.treaty1.Tree", writes ? "Set" : "Get");
         if (r >= 0)
                 r = sd_bus_message_append(m, "s", path);
@@ -157,8 +159,12 @@ static Link *treaty_open(Load *load, const char *socket) {
         if (!link)
                 load_die(socket, strerror(ENOMEM));
         link->load = load;
-        bool through_bus = strncmp(socket, "bus:", 4) == 0;
-        snprintf(address, sizeof(address), "unix:path=%s", socket + (through_bus ? 4 : 0));
+        bool through_bus = strncmp(socket, "bus", 3) == 0;
+        snprintf(link->service, sizeof(link->service), "org.treaty1");
+        const char *path = through_bus ? strchr(socket, ':') : socket;
+        if (through_bus && path && socket[3] == '=')
+                snprintf(link->service, sizeof(link->service), "%.*s", (int)(path - socket - 4), socket + 4);
+        snprintf(address, sizeof(address), "unix:path=%s", through_bus && path ? path + 1 : socket);
         int r = sd_bus_new(&link->bus);
         if (r >= 0)
                 r = sd_bus_set_address(link->bus, address);
@@ -190,7 +196,7 @@ static void treaty_close(Link *link) {
 int main(int argc, char **argv) {
         static const Driver driver = {
                 .name = "treaty",
-                .address = "the private socket of an agent, or \"bus:\" and the socket of a bus",
+                .address = "the private socket of an agent, or bus:SOCKET of a bus",
                 .open = treaty_open,
                 .ask = treaty_ask,
                 .flush = treaty_flush,

@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import statistics
+import subprocess
 import time
 
 from . import bench, build, cluster, rivals
@@ -61,9 +62,12 @@ class Treaty:
 
     def bus_address(self, bus):
         """A follower's where the choice is free; a read of what the agent knows costs the same everywhere."""
+        return f"bus:/proc/{self.bus_agent(bus).pid}/root/run/dbus/system_bus_socket"
+
+    def bus_agent(self, bus):
         self.look()
-        hosts = self.hosts[-1:] if bus == "dbus-broker" else [h for h in self.hosts[:-1] if h is not self.leader_host]
-        return f"bus:/proc/{self.agents[hosts[0].name].pid}/root/run/dbus/system_bus_socket"
+        hosts = self.hosts[-1:] if bus == "dbus-broker" else [h for h in self.hosts[:-1] if h.name != self.leader_host.name]
+        return self.agents[hosts[0].name]
 
     def kill(self, member):
         os.kill(member.pid, signal.SIGKILL)
@@ -177,6 +181,50 @@ def forgiven(system):
         if system.name == "treaty":
             raise
         say(f"{system.name} did not do it: {e}")
+
+
+class Floor:
+    """What nobody can do better here: a service that does nothing, on a socket of its own and on the hosts' buses, and two
+    processes that wake each other."""
+    name, program, members = "floor", "treaty-load", ()
+    binary = f"{build.BUILD}/tests/bench/floor"
+    service = "org.treaty1.Floor"
+
+    def __init__(self, treaty):
+        self.treaty, self.processes = treaty, []
+
+    def __enter__(self):
+        socket = f"{self.treaty.fleet.dir}/floor"
+        self.start([self.binary, "private", socket])
+        self.addresses = {"private": socket}
+        for bus in BUSES:
+            agent = self.treaty.bus_agent(bus)
+            agent.host.write("/etc/dbus-1/system.d/floor.conf", f"""<busconfig><policy user="root">
+                <allow own="{self.service}"/><allow send_destination="{self.service}"/></policy></busconfig>""")
+            agent.host.run("systemctl", "reload", "dbus.service" if bus == "dbus-daemon" else "dbus-broker.service")
+            socket = f"/proc/{agent.pid}/root/run/dbus/system_bus_socket"
+            self.start([self.binary, "bus", socket, self.service])
+            self.addresses[bus] = f"bus={self.service}:{socket}"
+        time.sleep(0.5)
+        for process in self.processes:
+            if process.poll() is not None:
+                raise LabError(f"'{' '.join(process.args)}' ended with {process.returncode}")
+        return self
+
+    def start(self, argv):
+        self.processes.append(subprocess.Popen(argv, stdin=subprocess.DEVNULL))
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def measure(self, medians, seconds):
+        for over, address in self.addresses.items():
+            for clients in (1, 64):
+                medians.add(f"{over}-{clients}", self, ask(self, [address], "get", clients, seconds))
+        seen = json.loads(run(self.binary, "wake", seconds).stdout)
+        medians.add("wake", self, {"usec": seen["p50_usec"]})
 
 
 def watchers(systems, medians, rounds, seconds, count):
@@ -322,13 +370,14 @@ def tables(m, systems, fsyncs):
                       number(m.of(key, n, "p99_usec") / 1e3), number(m.of(key, n, "cpu"))]
         yield "| " + " | ".join(cells) + " |"
     yield ""
-    yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs |"
-    yield "|---|---|---|---|---|---|---|---|"
+    yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs | the limit here, /s | part of it |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
     for key, over, clients in [(f"local-{n}", "the private socket", n) for n in (1, 64)] + BUS_ROWS:
+        limit = m.of(key.replace("local", "private"), "floor")
         yield (f"| {over} | {clients} | {number(m.of(key, 'treaty'))} | {m.spread(key, 'treaty')} | "
                f"{number(ratio(m.of(key, 'treaty'), better(m, f'local-{clients}')))}x | "
                f"{number(m.of(key, 'treaty', 'p50_usec') / 1e3)} | {number(m.of(key, 'treaty', 'p99_usec') / 1e3)} | "
-               f"{number(m.of(key, 'treaty', 'cpu'))} |")
+               f"{number(m.of(key, 'treaty', 'cpu'))} | {number(limit)} | {number(ratio(m.of(key, 'treaty'), limit))} |")
     yield ""
     yield "| what | " + " | ".join(names) + " |"
     yield "|" + "---|" * (1 + len(names))
@@ -353,6 +402,9 @@ def tables(m, systems, fsyncs):
     yield ""
     yield (f"- raw fdatasync of this disk, in the same minutes: {statistics.median(fsyncs):.0f}/s "
            f"({min(fsyncs):.0f}–{max(fsyncs):.0f})")
+    yield f"- one process wakes another on another core: {number(m.of('wake', 'floor', 'usec'))} µs (p50)"
+    yield ("- the limit of a local read is a service that answers the same bytes at once (`tests/bench/floor.c`), on a socket of its "
+           "own or on the same bus")
 
 
 def prepare():
@@ -360,6 +412,7 @@ def prepare():
     # Configured anew, because ZooKeeper's client library may have come just now.
     run("meson", "setup", "--reconfigure", build.BUILD, build.CHECKOUT, timeout=300)
     run("ninja", "-C", build.BUILD, "tests/bench/treaty-load", "tests/bench/etcd-load", "tests/bench/zookeeper-load",
+        "tests/bench/floor",
         timeout=600)
 
 
@@ -373,6 +426,9 @@ def compare(fleet, rounds=3, seconds=2.0, quick=False, write=False):
         memory(systems, "memory-empty", medians)
         warm(systems, 1 if quick else 5)
         fsyncs.append(bench.raw_fdatasync(fleet.dir, 1))
+        with Floor(treaty) as floor:
+            for _ in range(rounds):
+                floor.measure(medians, seconds / 2)
         throughput(systems, medians, rounds, seconds)
         fsyncs.append(bench.raw_fdatasync(fleet.dir, 1))
         watchers(systems, medians, rounds, seconds, 100)
