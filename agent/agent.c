@@ -135,6 +135,7 @@ Agent *agent_free(Agent *agent, bool clean) {
         watches_end(agent);
         sessions_reset(agent);
         roles_reset(agent);
+        standing_reset(agent);
         scrub_close(agent);
         members_reset(agent);
         offers_reset(agent);
@@ -332,8 +333,6 @@ static int each_member(const Member *member, void *userdata) {
         MembersEach *each = userdata;
         Agent *agent = each->agent;
         bool self = member->id == agent->host.id;
-        RoleView *view = NULL;
-        HASH_FIND(hh, agent->roles.views, &member->id, sizeof(member->id), view);
 
         AgentMember view_member = {
                 .member = member,
@@ -341,9 +340,7 @@ static int each_member(const Member *member, void *userdata) {
                 .leader = member->id == hall_leader(agent),
                 .self = self,
                 .connected = self || members_connection(agent, member->id),
-                .applied = self   ? agent->tree_status.applied
-                           : view ? view->applied
-                                  : 0,
+                .applied = standing_of(agent, member->id),
         };
         return each->each(&view_member, each->userdata);
 }

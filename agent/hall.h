@@ -420,6 +420,25 @@ uint64_t roles_deadline(const Agent *agent);
 /* Pure: how many voters for so many full members. */
 unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);
 
+/* ---- standing.c ---- */
+
+typedef struct StandingWait StandingWait;
+
+typedef struct Standing {
+        Buffer rows; /* as the leader told, last */
+        uint64_t told_usec;
+        PeersCall *call;
+        bool answered; /* well or badly: nobody waits any longer */
+        StandingWait *waiting;
+        unsigned n_waiting;
+} Standing;
+
+int standing_rows(Agent *agent, Buffer *to); /* leader: for others */
+uint64_t standing_of(const Agent *agent, uint64_t host);
+void standing_work(Agent *agent); /* turn */
+uint64_t standing_deadline(const Agent *agent);
+void standing_reset(Agent *agent);
+
 /* ---- member.c ---- */
 
 typedef struct Word {
@@ -662,6 +681,7 @@ struct Agent {
         Snapshots snapshots;
         Roles roles;
         Members members;
+        Standing standing;
         JoinCall join;
         Checks checks;
         Heal heal;

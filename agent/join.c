@@ -598,6 +598,7 @@ void join_switched(Agent *agent) {
         sessions_leave(agent);
         offers_reset(agent);
         roles_reset(agent);
+        standing_reset(agent);
         watches_abandon(agent);
         agent->trimmed = agent->led_term = 0;
         agent->n_prune = 0;

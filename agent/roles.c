@@ -573,6 +573,7 @@ static void admin_message(PeersCall *call, Bytes bytes, void *userdata) {
         Removal *removal = userdata;
         if (wire_admin_reply_decode(bytes, &removal->reply) < 0)
                 removal->reply = (AdminReply){};
+        wire_admin_reply_done(&removal->reply);
 }
 
 static void admin_end(PeersCall *call, PeersStatus status, const char *text, void *userdata) {
@@ -726,9 +727,19 @@ static void served_done(const RequestAnswer *answer, void *userdata) {
         free(served);
 }
 
+static void applied_asked(Agent *agent, PeersCall *call) {
+        _cleanup_(buffer_deinit) Buffer rows = {};
+        AdminReply reply = {.leader = hall_is_leader(agent)};
+        if (reply.leader && standing_rows(agent, &rows) == 0)
+                reply.applied = BYTES(rows.data, rows.size);
+        admin_reply(agent, call, &reply);
+}
+
 void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
         AdminRequest request;
 
+        if (wire_admin_request_decode(bytes, &request) == 0 && request.action == ADMIN_APPLIED)
+                return applied_asked(agent, call);
         if (wire_admin_request_decode(bytes, &request) < 0 || request.host == 0) {
                 agent->outside.call_end(agent->outside.userdata, call, PEERS_INVALID, "malformed request");
                 return;

@@ -459,6 +459,7 @@ static void work_duties(Agent *agent) {
         sessions_work(agent);
         members_work(agent);
         roles_work(agent);
+        standing_work(agent);
         snapshot_watch(agent);
         join_work(agent);
         follow_work(agent);
@@ -504,8 +505,9 @@ static void turn_round(Agent *agent) {
 /* What work_duties() will do, it does when they are due: to be called earlier would only be to be called
  * again. */
 static uint64_t duties_deadline(const Agent *agent) {
-        uint64_t deadline = MIN(MIN(sessions_deadline(agent), roles_deadline(agent)),
-                                MIN(follow_deadline(agent), join_deadline(agent)));
+        uint64_t deadline =
+                MIN(MIN(sessions_deadline(agent), MIN(roles_deadline(agent), standing_deadline(agent))),
+                    MIN(follow_deadline(agent), join_deadline(agent)));
 
         if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
                 deadline =

@@ -481,18 +481,35 @@ static int append_member(const AgentMember *m, void *userdata) {
         return sd_bus_message_close_container(reply);
 }
 
-static int list_members(Call *call) {
+static int members_known(Call *call) {
         _cleanup_(sd_bus_message_unrefp) sd_bus_message *reply = NULL;
         int r;
 
-        if (!call_may(call, GUARD_CLUSTER_READ, NULL))
-                return 0;
         if ((r = sd_bus_message_new_method_return(call->message, &reply)) < 0 ||
             (r = sd_bus_message_open_container(reply, 'a', "(ssssbbtas)")) < 0 ||
             (r = agent_members(call_agent(call), append_member, reply)) < 0 ||
             (r = sd_bus_message_close_container(reply)) < 0)
                 return r;
         return call_send(call, reply, 0);
+}
+
+static void on_members_known(void *userdata) {
+        Call *call = detached_take(userdata);
+        int r = call ? members_known(call) : 0;
+        if (r < 0)
+                call_fail_errno(call, r);
+}
+
+static int list_members(Call *call) {
+        if (!call_may(call, GUARD_CLUSTER_READ, NULL))
+                return 0;
+        Detached *detached = call_detach(call);
+        if (!detached)
+                return -ENOMEM;
+        int r = agent_ask_members(call_agent(call), on_members_known, detached);
+        if (r < 0)
+                detached_take(detached);
+        return r == -EBUSY ? members_known(call) : r;
 }
 
 /* ---- the interface ---- */

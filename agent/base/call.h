@@ -60,6 +60,7 @@ typedef struct SnapshotHead { /* first message of a Snapshot stream; the rest ar
 typedef enum AdminAction {
         ADMIN_REMOVE = 1,   /* demote if need be, then remove `host` */
         ADMIN_TRANSFER = 2, /* hand leadership to `host`; 0 = the best */
+        ADMIN_APPLIED = 3,  /* how far has each member applied, as far as they told? */
 } AdminAction;
 
 typedef struct AdminRequest {
@@ -72,4 +73,5 @@ typedef struct AdminReply {
         uint32_t answer; /* an Answer of agent.h */
         ResultStatus status;
         uint64_t revision;
+        Bytes applied; /* APPLIED: u64 host, u64 index of each member; index 0: unknown */
 } AdminReply;

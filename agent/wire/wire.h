@@ -51,4 +51,5 @@ int wire_snapshot_head_decode(Bytes bytes, SnapshotHead *ret);
 int wire_admin_request_encode(const AdminRequest *request, Buffer *to);
 int wire_admin_request_decode(Bytes bytes, AdminRequest *ret);
 int wire_admin_reply_encode(const AdminReply *reply, Buffer *to);
-int wire_admin_reply_decode(Bytes bytes, AdminReply *ret);
+int wire_admin_reply_decode(Bytes bytes, AdminReply *ret); /* then wire_admin_reply_done() */
+void wire_admin_reply_done(AdminReply *reply);

@@ -131,7 +131,7 @@ static int each_member(const treaty_member *member, void *userdata) {
             set_value(row, "role", json_string(member->role)) < 0 ||
             set_value(row, "leader", json_boolean(member->leader)) < 0 ||
             set_value(row, "connected", json_boolean(member->connected)) < 0 ||
-            set_value(row, "applied", json_u64(member->applied)) < 0)
+            set_value(row, "applied", member->applied ? json_u64(member->applied) : json_null()) < 0)
                 return -ENOMEM;
         addresses = json_array();
         if (set_value(row, "addresses", addresses) < 0)

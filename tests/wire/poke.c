@@ -207,13 +207,15 @@ int poke_snapshot_head(Bytes bytes) {
 int poke_admin_request(Bytes bytes) {
         AdminRequest request;
         int r = wire_admin_request_decode(bytes, &request);
-        must(r < 0 || request.action == ADMIN_REMOVE || request.action == ADMIN_TRANSFER);
+        must(r < 0 || (request.action >= ADMIN_REMOVE && request.action <= ADMIN_APPLIED));
         return r;
 }
 
 int poke_admin_reply(Bytes bytes) {
         AdminReply reply;
         int r = wire_admin_reply_decode(bytes, &reply);
-        must(r < 0 || reply.status <= RESULT_HIGHEST);
+        must(r < 0 || (reply.status <= RESULT_HIGHEST && reply.applied.size % 16 == 0));
+        if (r == 0)
+                wire_admin_reply_done(&reply);
         return r;
 }

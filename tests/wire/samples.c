@@ -139,7 +139,8 @@ static void letters_make(Samples *samples) {
         add_letter(samples,
                    &(Letter){.kind = LETTER_HEAL, .heal = {.term = 1, .index = 12, .start = 1ull << 32}});
         add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .damaged = true}});
-        add_letter(samples, &(Letter){.kind = LETTER_STATUS, .status = {.applied = 2, .durable = 1, .stranded = true}});
+        add_letter(samples, &(Letter){.kind = LETTER_STATUS,
+                                      .status = {.applied = 2, .durable = 1, .stranded = true}});
         for (int type = RAFT_PREVOTE; type <= RAFT_TIMEOUT_NOW; type++)
                 add_letter(samples, &(Letter){.kind = LETTER_RAFT,
                                               .raft = {.type = (RaftMessageType)type,
@@ -221,6 +222,12 @@ static void calls_make(Samples *samples) {
         assert(r == 0);
         r = wire_admin_request_encode(&(AdminRequest){.action = ADMIN_REMOVE, .host = 5},
                                       add(samples, poke_admin_request, "admin-request"));
+        assert(r == 0);
+        r = wire_admin_request_encode(&(AdminRequest){.action = ADMIN_APPLIED},
+                                      add(samples, poke_admin_request, "admin-applied"));
+        assert(r == 0);
+        r = wire_admin_reply_encode(&(AdminReply){.leader = true, .applied = BYTES("16 bytes, no more", 16)},
+                                    add(samples, poke_admin_reply, "admin-applied-reply"));
         assert(r == 0);
         r = wire_admin_reply_encode(&(AdminReply){.leader = true, .status = RESULT_LAST_VOTER, .answer = 3},
                                     add(samples, poke_admin_reply, "admin-reply"));
