@@ -53,11 +53,12 @@ struct Link {
         Bus *bus;
         sd_bus *sd;
         bool private;
-        bool doomed;        /* to be closed by the reaper, out of every callback */
-        bool sd_reads;      /* sd-bus may hold the begin of a message: nothing is taken in front of it */
-        uint32_t n_quick;   /* answers of quick.c */
-        bool in_crowd;      /* private and authenticated: sd-event knows it no more, private.c does */
-        int events;         /* what the crowd waits for on its behalf */
+        bool doomed;      /* to be closed by the reaper, out of every callback */
+        bool sd_reads;    /* sd-bus may hold the begin of a message: nothing is taken in front of it */
+        uint32_t n_quick; /* answers of quick.c */
+        int fd;           /* in the crowd: sd-bus's, which closes it only when the link is doomed */
+        bool in_crowd;    /* private and authenticated: sd-event knows it no more, private.c does */
+        int events; /* what the crowd waits for on its behalf: POLLOUT while sd-bus has something to send */
         size_t reply_bytes; /* sent since the write queue was last seen empty */
         Client *clients;    /* hash; behind the private socket exactly one without a name: */
         Client *peer;

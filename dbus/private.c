@@ -96,6 +96,7 @@ static int join_crowd(Link *link) {
         if (epoll_ctl(link->bus->crowd_fd, EPOLL_CTL_ADD, fd, &event) < 0)
                 return -errno;
         link->ready.ready = on_ready;
+        link->fd = fd;
         link->in_crowd = true;
         link->events = POLLIN;
         return 0;

@@ -2,6 +2,7 @@
  * all of it or nothing, and sd-bus, which writes on the same socket, finds it between two messages. */
 #include "quick.h"
 
+#include <poll.h>
 #include <string.h>
 #include <sys/socket.h>
 
@@ -39,17 +40,19 @@ static bool quick_take(Link *link, const Plain *plain) {
         return true;
 }
 
+/* sd-bus has nothing to send: it is between two messages. */
+static bool is_free(const Link *link) {
+        return link->in_crowd && !link->doomed && (link->events & POLLOUT) == 0;
+}
+
 int quick_hear(Link *link) {
         uint8_t looked[PLAIN_BYTES];
-        uint64_t n_queued = 0;
         size_t used = 0;
         Plain plain;
 
-        int fd = sd_bus_get_fd(link->sd);
-        if (fd < 0 || !link->peer->caller.known || sd_bus_get_n_queued_write(link->sd, &n_queued) < 0 ||
-            n_queued > 0)
+        if (!is_free(link))
                 return 0;
-        ssize_t size = recv(fd, looked, sizeof(looked), MSG_PEEK | MSG_DONTWAIT);
+        ssize_t size = recv(link->fd, looked, sizeof(looked), MSG_PEEK | MSG_DONTWAIT);
         for (int i = 0; size > 0 && i < CALLS_PER_LOOK && !link->doomed; i++) {
                 if (!plain_read(looked + used, (size_t)size - used, &plain) || !quick_take(link, &plain))
                         break;
@@ -57,7 +60,7 @@ int quick_hear(Link *link) {
         }
         if (used == 0)
                 return 0;
-        if (recv(fd, looked, used, MSG_DONTWAIT) != (ssize_t)used)
+        if (recv(link->fd, looked, used, MSG_DONTWAIT) != (ssize_t)used)
                 link_doom(link); /* what was answered would be heard again */
         return 1;
 }
@@ -141,14 +144,11 @@ static void put_head(Reply *reply, const Call *call, const char *signature) {
 
 static bool reply_send(Reply *reply, Call *call) {
         Link *link = call->client->link;
-        uint64_t n_queued = 0;
 
-        int fd = sd_bus_get_fd(link->sd);
-        if (reply->full || link->doomed || fd < 0 || sd_bus_get_n_queued_write(link->sd, &n_queued) < 0 ||
-            n_queued > 0)
+        if (reply->full || !is_free(link))
                 return false;
         bytes_put_u32(reply->data + 4, (uint32_t)(reply->size - reply->body));
-        ssize_t n = send(fd, reply->data, reply->size, MSG_DONTWAIT | MSG_NOSIGNAL);
+        ssize_t n = send(link->fd, reply->data, reply->size, MSG_DONTWAIT | MSG_NOSIGNAL);
         if (n < 0)
                 return false; /* no room, or it is gone: sd-bus waits for the one and tells the other */
         if ((size_t)n != reply->size) {
