@@ -196,7 +196,7 @@ static int build_replace(TreeBuild *build, const Row *row, bool *ret_lived) {
 
 static int build_put(Tree *tree, const Row *row, bool lived) {
         Bytes key = BYTES(row->key, row->key_size);
-        int r = key_point(tree, row);
+        int r = key_point(tree, row, !lived);
         if (r == 0 && !lived)
                 r = index_delete(tree, INDEX_TOMB, key);
         if (r == 0 && row->owner_host != 0) {

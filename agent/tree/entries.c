@@ -130,7 +130,7 @@ int entry_put(Apply *apply, const Row *before) {
         row.sum = row_hash(&row);
         int r = row_insert(tree, &row);
         if (r == 0)
-                r = key_point(tree, &row);
+                r = key_point(tree, &row, !before);
         if (r == 0 && !before) /* the path may have a tombstone */
                 r = index_delete(tree, INDEX_TOMB, path);
         if (r == 0 && (owned || (before && before->owner_host != 0)))

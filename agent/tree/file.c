@@ -13,20 +13,20 @@
 #include <unistd.h>
 
 /* `value` stands last in rows: heads are read without touching a large value's pages. A key that is text is
- * compared twice as fast as one that is a blob; and without a default for it SQLite would copy each page
- * that an INSERT OR REPLACE of many rows touches, in case it has to take that INSERT back. */
+ * compared twice as fast as one that is a blob. */
 static const char file_schema_text[] =
         "CREATE TABLE meta(id INTEGER PRIMARY KEY, applied INTEGER, applied_term INTEGER, revision INTEGER, "
         "floor INTEGER, cluster_usec INTEGER, n_entries INTEGER, conf BLOB, conf_index INTEGER, "
         "cluster BLOB, epoch INTEGER, digest BLOB, pruned INTEGER, sum BLOB);"
         "CREATE TABLE rows(id INTEGER PRIMARY KEY, head BLOB, value BLOB);"
-        "CREATE TABLE keys(key TEXT NOT NULL DEFAULT '', id INTEGER, PRIMARY KEY(key)) WITHOUT ROWID;"
+        "CREATE TABLE keys(key TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE newest(n INTEGER PRIMARY KEY, id INTEGER);"
         "CREATE TABLE records(kind INTEGER, key BLOB, sum BLOB, body BLOB, PRIMARY KEY(kind, key)) "
         "WITHOUT ROWID;"
         "CREATE TABLE indexes(kind INTEGER, key BLOB, value INTEGER, PRIMARY KEY(kind, key)) WITHOUT ROWID;"
         /* for people with sqlite3 and a backup */
         "CREATE VIEW entries AS SELECT k.key AS path, CAST(r.value AS TEXT) AS value, "
-        "r.id >> 20 AS mod_revision FROM keys k JOIN rows r ON r.id = k.id;";
+        "r.id >> 20 AS mod_revision FROM keys k JOIN newest USING(n) JOIN rows r USING(id);";
 
 /* ---- Names ---- */
 
@@ -541,10 +541,10 @@ int transaction_flush(Tree *tree) {
         return r != 0 ? r : keys_flush(tree);
 }
 
-/* What the transaction made dirty: rows lie one after the other, pointers some 64 in a page. */
+/* What the transaction made dirty: rows lie one after the other, pointers some 150 in a page. */
 size_t transaction_pages(const Tree *tree) {
         return tree->pages + tree->row_bytes / TREE_PAGE_BYTES +
-               MIN(tree->turned, (size_t)tree->meta.n_entries / 64);
+               MIN(tree->turned, (size_t)tree->meta.n_entries / 150);
 }
 
 static void transaction_over(Tree *tree) {

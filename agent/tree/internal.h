@@ -50,11 +50,13 @@ typedef enum Statement {
         STMT_META_LOAD,
         STMT_META_SAVE,
         STMT_KEY_FIND,
-        STMT_KEY_PUT,
-        STMT_KEY_PUT_MANY,
+        STMT_KEY_INSERT,
         STMT_KEY_DELETE,
         STMT_KEY_RANGE,
         STMT_KEY_NEWEST,
+        STMT_NEWEST_PUT,
+        STMT_NEWEST_PUT_MANY,
+        STMT_NEWEST_DELETE,
         STMT_ROW_GET,
         STMT_ROW_INSERT,
         STMT_ROW_INSERT_MANY,
@@ -224,10 +226,11 @@ typedef struct KnownKey KnownKey;
 
 /* What a write has to know of the entry it replaces. */
 typedef struct KeyState {
+        uint64_t n;  /* its number in the table of pointers */
         uint64_t id; /* of its newest row */
         uint64_t create_revision, version;
         Sum sum;
-        bool whole; /* it has no owner, and all of the above is set; else only the id is */
+        bool whole; /* it has no owner, and all of the above is set; else only n and id are */
 } KeyState;
 
 typedef struct KnownKeys {
@@ -420,7 +423,7 @@ void range_below(Range *range, const char *subtree); /* strictly below */
 int key_look(Tree *tree, Bytes key, KeyState *ret);    /* TREE_NONE */
 int key_find(Tree *tree, Bytes key, uint64_t *ret_id); /* TREE_NONE */
 void key_learn(Tree *tree, const Row *row);            /* the newest of its key, read and verified */
-int key_point(Tree *tree, const Row *row);
+int key_point(Tree *tree, const Row *row, bool is_new);
 int key_drop(Tree *tree, Bytes key);
 int keys_flush(Tree *tree);   /* no pointer waits any more */
 void keys_forget(Tree *tree); /* what is known, and what waits */

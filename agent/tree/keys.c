@@ -1,6 +1,10 @@
-/* The key index: path → id of the newest row of an entry that lives. The table is what counts. Of the paths
- * touched last, memory knows what the table says, and all that a write has to know of the row it replaces:
- * a write over such a path reads nothing, and turns its pointer in memory only.
+/* The key index: path → number of an entry that lives → id of its newest row. The paths are in order and
+ * change only with what begins and ends; the pointers are numbers that point to numbers, some 200 to a page,
+ * and are what each write turns. An entry's number is the id of the row it began with.
+ *
+ * The tables are what counts. Of the paths touched last, memory knows what they say, and all that a write
+ * has to know of the row it replaces: a write over such a path reads nothing, and turns its pointer in
+ * memory.
  *
  * Turned pointers wait. They are written many at once, by COMMIT or before anybody walks the table in order
  * (sql.c sees to both), so they are never waiting when no transaction is open. What is known and does not
@@ -146,28 +150,49 @@ void keys_forget(Tree *tree) {
 
 /* ---- The table ---- */
 
-static int keys_write(Tree *tree, KnownKey *const *keys, size_t n) {
-        Statement which = n == TREE_AT_ONCE ? STMT_KEY_PUT_MANY : STMT_KEY_PUT;
+static int newest_put(Tree *tree, uint64_t n, uint64_t id) {
         sqlite3_stmt *s;
-        int r = sql_acquire(tree, which, &s);
+        int r = sql_acquire(tree, STMT_NEWEST_PUT, &s);
         if (r != 0)
                 return r;
-        for (int i = 0; i < (int)n; i++) {
-                bind_text(s, 2 * i + 1, keys[i]->key, keys[i]->size);
+        bind_u64(s, 1, n);
+        bind_u64(s, 2, id);
+        return sql_run(tree, STMT_NEWEST_PUT, s);
+}
+
+static int newest_put_many(Tree *tree, KnownKey *const *keys) {
+        sqlite3_stmt *s;
+        int r = sql_acquire(tree, STMT_NEWEST_PUT_MANY, &s);
+        if (r != 0)
+                return r;
+        for (int i = 0; i < TREE_AT_ONCE; i++) {
+                bind_u64(s, 2 * i + 1, keys[i]->state.n);
                 bind_u64(s, 2 * i + 2, keys[i]->state.id);
         }
-        return sql_run(tree, which, s);
+        return sql_run(tree, STMT_NEWEST_PUT_MANY, s);
+}
+
+static int newest_delete(Tree *tree, uint64_t n) {
+        sqlite3_stmt *s;
+        int r = sql_acquire(tree, STMT_NEWEST_DELETE, &s);
+        if (r != 0)
+                return r;
+        bind_u64(s, 1, n);
+        return sql_run(tree, STMT_NEWEST_DELETE, s);
 }
 
 int keys_flush(Tree *tree) {
         KnownKeys *known = &tree->known;
         size_t done = 0;
         int r = 0;
+        while (r == 0 && known->n_waiting - done >= TREE_AT_ONCE) {
+                r = newest_put_many(tree, known->waiting + done);
+                done += r == 0 ? TREE_AT_ONCE : 0;
+        }
         while (r == 0 && done < known->n_waiting) {
-                size_t n = known->n_waiting - done >= TREE_AT_ONCE ? TREE_AT_ONCE : 1;
-                r = keys_write(tree, known->waiting + done, n);
-                if (r == 0)
-                        done += n;
+                const KeyState *state = &known->waiting[done]->state;
+                r = newest_put(tree, state->n, state->id);
+                done += r == 0;
         }
         for (size_t i = 0; i < done; i++)
                 known->waiting[i]->waits = 0;
@@ -179,7 +204,7 @@ int keys_flush(Tree *tree) {
         return r;
 }
 
-static int key_load(Tree *tree, Bytes key, uint64_t *ret_id) {
+static int key_load(Tree *tree, Bytes key, KeyState *ret) {
         sqlite3_stmt *s;
         int r = sql_acquire(tree, STMT_KEY_FIND, &s);
         if (r != 0)
@@ -187,7 +212,7 @@ static int key_load(Tree *tree, Bytes key, uint64_t *ret_id) {
         bind_text(s, 1, key.data, key.size);
         r = sql_step(tree, s);
         if (r == 0)
-                *ret_id = column_u64(s, 0);
+                *ret = (KeyState){.n = column_u64(s, 0), .id = column_u64(s, 1)};
         sql_release(tree, STMT_KEY_FIND, s);
         return r;
 }
@@ -196,11 +221,9 @@ int key_look(Tree *tree, Bytes key, KeyState *ret) {
         uint64_t hash = key_hash(key);
         KnownKey *known = known_find(&tree->known, key, hash);
         if (!known) {
-                uint64_t id;
-                int r = key_load(tree, key, &id);
+                int r = key_load(tree, key, ret);
                 if (r != 0)
                         return r;
-                *ret = (KeyState){.id = id};
                 known = known_add(&tree->known, key, hash);
                 if (known)
                         known->state = *ret;
@@ -220,8 +243,9 @@ int key_find(Tree *tree, Bytes key, uint64_t *ret_id) {
 }
 
 /* What a write has to know: of entries with an owner more than is kept here. */
-static KeyState state_of(const Row *row) {
+static KeyState state_of(const Row *row, uint64_t n) {
         return (KeyState){
+                .n = n,
                 .id = row->id,
                 .create_revision = row->create_revision,
                 .version = row->version,
@@ -234,32 +258,40 @@ void key_learn(Tree *tree, const Row *row) {
         Bytes key = BYTES(row->key, row->key_size);
         KnownKey *known = known_find(&tree->known, key, key_hash(key));
         if (known && known->state.id == row->id)
-                known->state = state_of(row);
+                known->state = state_of(row, known->state.n);
 }
 
-static int key_put(Tree *tree, const Row *row) {
+static int key_insert(Tree *tree, const Row *row) {
         sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_KEY_PUT, &s);
+        int r = sql_acquire(tree, STMT_KEY_INSERT, &s);
         if (r != 0)
                 return r;
         bind_text(s, 1, row->key, row->key_size);
         bind_u64(s, 2, row->id);
-        return sql_run(tree, STMT_KEY_PUT, s);
+        tree->pages++;
+        return sql_run(tree, STMT_KEY_INSERT, s);
 }
 
-int key_point(Tree *tree, const Row *row) {
+/* Of an entry that was looked at, or is new; it is not known when there was no memory for it. */
+int key_point(Tree *tree, const Row *row, bool is_new) {
         KnownKeys *known = &tree->known;
         Bytes key = BYTES(row->key, row->key_size);
         uint64_t hash = key_hash(key);
+        KeyState state = {.n = row->id};
         int r = known->n_waiting == TREE_WAITING_KEYS ? keys_flush(tree) : 0;
+        if (r == 0 && is_new)
+                r = key_insert(tree, row);
         if (r != 0)
                 return r;
-        KnownKey *k = known_find(known, key, hash) ?: known_add(known, key, hash);
-        if (!k)
-                return key_put(tree, row);
-        k->state = state_of(row);
-        k->used = true;
+
         tree->turned++;
+        KnownKey *k = is_new ? known_add(known, key, hash) : known_find(known, key, hash);
+        if (!k) {
+                r = is_new ? 0 : key_load(tree, key, &state);
+                return r != 0 ? r : newest_put(tree, state.n, row->id);
+        }
+        k->state = state_of(row, is_new ? row->id : k->state.n);
+        k->used = true;
         if (k->waits == 0) {
                 known->waiting[known->n_waiting++] = k;
                 k->waits = (uint32_t)known->n_waiting;
@@ -268,15 +300,21 @@ int key_point(Tree *tree, const Row *row) {
 }
 
 int key_drop(Tree *tree, Bytes key) {
-        KnownKey *known = known_find(&tree->known, key, key_hash(key));
+        KeyState state;
+        int r = key_look(tree, key, &state);
+        if (r != 0)
+                return r;
         sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_KEY_DELETE, &s);
+        r = sql_acquire(tree, STMT_KEY_DELETE, &s);
         if (r != 0)
                 return r;
         bind_text(s, 1, key.data, key.size);
         r = sql_run(tree, STMT_KEY_DELETE, s);
-        if (r == 0 && known) /* also when the table never had it */
+        if (r == 0) /* also when the table never had it, because it waits */
+                r = newest_delete(tree, state.n);
+        KnownKey *known = known_find(&tree->known, key, key_hash(key));
+        if (r == 0 && known)
                 known_remove(&tree->known, known);
-        tree->turned++;
+        tree->pages++;
         return r;
 }

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* A statement that may stop halfway has SQLite copy each page that it touches, to take it back alone. These
- * never do: OR ROLLBACK takes back all, OR REPLACE is never refused (see file.c). */
+ * never do: OR ROLLBACK takes back all, OR REPLACE of a number is never refused. */
 #define FOUR(row)    row ", " row ", " row ", " row
 #define SIXTEEN(row) FOUR(FOUR(row))
 static_assert(TREE_AT_ONCE == 16, "SIXTEEN");
@@ -20,12 +20,17 @@ static const char *const sql_text[_STMT_MAX] = {
         [STMT_META_SAVE] = "INSERT OR REPLACE INTO meta(id, applied, applied_term, revision, floor, "
                            "cluster_usec, n_entries, conf, conf_index, cluster, epoch, digest, pruned, sum) "
                            "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
-        [STMT_KEY_FIND] = "SELECT id FROM keys WHERE key = ?1",
-        [STMT_KEY_PUT] = "INSERT OR REPLACE INTO keys(key, id) VALUES(?, ?)",
-        [STMT_KEY_PUT_MANY] = "INSERT OR REPLACE INTO keys(key, id) VALUES" SIXTEEN("(?, ?)"),
+        [STMT_KEY_FIND] = "SELECT keys.n, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n "
+                          "WHERE keys.key = ?1",
+        [STMT_KEY_INSERT] = "INSERT INTO keys(key, n) VALUES(?1, ?2)",
         [STMT_KEY_DELETE] = "DELETE FROM keys WHERE key = ?1",
-        [STMT_KEY_RANGE] = "SELECT key, id FROM keys WHERE key > ?1 AND key < ?2 ORDER BY key",
-        [STMT_KEY_NEWEST] = "SELECT max(id) FROM keys WHERE key > ?1 AND key < ?2",
+        [STMT_KEY_RANGE] = "SELECT keys.key, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n "
+                           "WHERE keys.key > ?1 AND keys.key < ?2 ORDER BY keys.key",
+        [STMT_KEY_NEWEST] = "SELECT max(newest.id) FROM keys CROSS JOIN newest ON newest.n = keys.n "
+                            "WHERE keys.key > ?1 AND keys.key < ?2",
+        [STMT_NEWEST_PUT] = "INSERT OR REPLACE INTO newest(n, id) VALUES(?, ?)",
+        [STMT_NEWEST_PUT_MANY] = "INSERT OR REPLACE INTO newest(n, id) VALUES" SIXTEEN("(?, ?)"),
+        [STMT_NEWEST_DELETE] = "DELETE FROM newest WHERE n = ?1",
         [STMT_ROW_GET] = "SELECT head, value FROM rows WHERE id = ?1",
         [STMT_ROW_INSERT] = "INSERT OR ROLLBACK INTO rows(id, head, value) VALUES(?, ?, ?)",
         [STMT_ROW_INSERT_MANY] = "INSERT OR ROLLBACK INTO rows(id, head, value) VALUES" SIXTEEN("(?, ?, ?)"),

@@ -820,10 +820,11 @@ static bool diverge(SimHost *host, const char *path) {
         char file[400], sql[400];
         sqlite3 *db = NULL;
         snprintf(file, sizeof(file), "%s/%s", host->directory, host->agent->tree_name);
-        snprintf(sql, sizeof(sql),
-                 "UPDATE keys SET id = (SELECT max(rows.id) FROM rows WHERE rows.id < keys.id AND "
-                 "CAST(substr(head, -length(key)) AS TEXT) = key) WHERE key = '%s'",
-                 path);
+        snprintf(
+                sql, sizeof(sql),
+                "UPDATE newest SET id = (SELECT max(rows.id) FROM rows WHERE rows.id < newest.id AND "
+                "CAST(substr(head, -length('%s')) AS TEXT) = '%s') WHERE n = (SELECT n FROM keys WHERE key = '%s')",
+                path, path, path);
         bool good = sqlite3_open(file, &db) == SQLITE_OK &&
                     sqlite3_exec(db, sql, NULL, NULL, NULL) == SQLITE_OK && sqlite3_changes(db) == 1;
         sqlite3_close(db);

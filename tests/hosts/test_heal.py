@@ -61,7 +61,7 @@ def diverge(path, key, value):
 def diverge_copy(path, key, value):
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
-    id, head, old = db.execute("SELECT * FROM rows WHERE id = (SELECT id FROM keys WHERE key = ?)", (key,)).fetchone()
+    id, head, old = db.execute("SELECT * FROM rows WHERE id = (SELECT id FROM newest JOIN keys USING(n) WHERE key = ?)", (key,)).fetchone()
     meta = dict(db.execute("SELECT * FROM meta").fetchone())
     before, after = row_sum(id, head, old), row_sum(id, head, value)
     assert packed(before) == head[:16] and meta_sum(meta) == meta["sum"], "docs/DISK.md and the file say the same"

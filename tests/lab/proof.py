@@ -209,7 +209,7 @@ class Proof:
 
 # All that apply may read, with keys and values in full. History is left out: hosts prune at their own pace.
 CONTENTS = ("SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, conf_index, cluster, epoch FROM meta",
-            "SELECT r.id, r.head, r.value FROM keys k JOIN rows r ON r.id = k.id ORDER BY k.key",
+            "SELECT r.id, r.head, r.value FROM keys k JOIN newest USING(n) JOIN rows r USING(id) ORDER BY k.key",
             "SELECT kind, key, body FROM records ORDER BY kind, key")
 
 

@@ -77,14 +77,17 @@ typedef enum Low { LOW_BEHIND, LOW_AT } Low;
 typedef enum High { HIGH_NONE, HIGH_BELOW, HIGH_AT } High;
 
 /* A key is the table's letter, for some tables a kind, and the key itself. Which parameters are its parts,
- * and which columns a row gives back: -1 is the key, n ≥ 0 the n-th column as it was bound behind the key.
- */
+ * and which columns a row gives back: -1 is the key, n ≥ 0 the n-th column as it was bound behind the key,
+ * JOINED the first column of the row of another table whose key is this row's first column. */
+#define JOINED (-2)
+
 typedef struct Meaning {
         const char *text;
         Action action;
         char table;
         bool kind;   /* the first parameter is one */
         bool number; /* the key is a number */
+        char join;   /* the other table; a row without its like there is none */
         Low low;
         High high;
         uint8_t n_bound; /* parameters of one row, where a statement may have many */
@@ -103,12 +106,18 @@ static const Meaning meanings[] = {
          "conf, conf_index, cluster, epoch, digest, pruned, sum) "
          "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
          DO_PUT, 'm'},
-        {"SELECT id FROM keys WHERE key = ?1", DO_GET, 'k', .n_columns = 1, .columns = {0}},
-        {"INSERT OR REPLACE INTO keys(key, id) VALUES(?, ?)", DO_PUT, 'k', .n_bound = 2},
+        {"SELECT keys.n, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n WHERE keys.key = ?1",
+         DO_GET, 'k', .join = 'n', .n_columns = 2, .columns = {0, JOINED}},
+        {"INSERT INTO keys(key, n) VALUES(?1, ?2)", DO_INSERT, 'k'},
         {"DELETE FROM keys WHERE key = ?1", DO_DELETE, 'k'},
-        {"SELECT key, id FROM keys WHERE key > ?1 AND key < ?2 ORDER BY key", DO_RANGE, 'k',
-         .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, 0}},
-        {"SELECT max(id) FROM keys WHERE key > ?1 AND key < ?2", DO_MAX, 'k', .high = HIGH_BELOW},
+        {"SELECT keys.key, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n "
+         "WHERE keys.key > ?1 AND keys.key < ?2 ORDER BY keys.key",
+         DO_RANGE, 'k', .join = 'n', .high = HIGH_BELOW, .n_columns = 2, .columns = {-1, JOINED}},
+        {"SELECT max(newest.id) FROM keys CROSS JOIN newest ON newest.n = keys.n "
+         "WHERE keys.key > ?1 AND keys.key < ?2",
+         DO_MAX, 'k', .join = 'n', .high = HIGH_BELOW},
+        {"INSERT OR REPLACE INTO newest(n, id) VALUES(?, ?)", DO_PUT, 'n', .number = true, .n_bound = 2},
+        {"DELETE FROM newest WHERE n = ?1", DO_DELETE, 'n', .number = true},
         {"SELECT head, value FROM rows WHERE id = ?1", DO_GET, 'r', .number = true, .n_columns = 2,
          .columns = {0, 1}},
         {"INSERT OR ROLLBACK INTO rows(id, head, value) VALUES(?, ?, ?)", DO_INSERT, 'r', .number = true,
@@ -158,6 +167,7 @@ struct sqlite3_stmt {
         uint64_t version;
         bool holds; /* a row that no sweep may take */
         MapItem *item;
+        uint64_t joined;
         size_t head; /* of a key: table and kind */
         uint64_t n_steps;
         uint64_t answer; /* of those that are about all of a range */
@@ -444,6 +454,19 @@ static void walk_over(sqlite3_stmt *s) {
         file->readers[i] = file->readers[--file->n_readers];
 }
 
+/* Finds what a row of one table points to in another. False: nothing. */
+static bool join(sqlite3_stmt *s, MapItem *item) {
+        if (!s->meaning->join)
+                return true;
+        uint8_t key[9] = {(uint8_t)s->meaning->join};
+        for (int i = 0; i < 8; i++)
+                key[1 + i] = (uint8_t)(item->columns[0].number >> (56 - 8 * i));
+        MapItem *other = map_find(seen_by(s->db)->root, BYTES(key, sizeof(key)));
+        if (other)
+                s->joined = other->columns[0].number;
+        return other;
+}
+
 static int do_get(sqlite3_stmt *s) {
         if (s->n_steps > 1)
                 return SQLITE_DONE;
@@ -451,7 +474,8 @@ static int do_get(sqlite3_stmt *s) {
         key_begin(&key, s);
         if (s->meaning->table != 'm')
                 key_add(&key, s, s->meaning->kind);
-        item_set(s, map_find(seen_by(s->db)->root, key_bytes(&key)));
+        MapItem *item = map_find(seen_by(s->db)->root, key_bytes(&key));
+        item_set(s, item && join(s, item) ? item : NULL);
         return s->item ? SQLITE_ROW : SQLITE_DONE;
 }
 
@@ -496,7 +520,10 @@ static int do_range(sqlite3_stmt *s) {
                 walk_version(s);
         } else if (!s->item)
                 return SQLITE_DONE;
-        item_set(s, range_next(s));
+        MapItem *item = range_next(s);
+        while (item && !join(s, item))
+                item = range_next(s);
+        item_set(s, item);
         return s->item ? SQLITE_ROW : SQLITE_DONE;
 }
 
@@ -507,8 +534,10 @@ static int do_whole(sqlite3_stmt *s) {
         range_begin(s);
         uint64_t n = 0, most = 0;
         for (MapItem *item; (item = range_next(s));) {
+                if (!join(s, item))
+                        continue;
                 n++;
-                most = MAX(most, item->columns[0].number);
+                most = MAX(most, s->meaning->join ? s->joined : item->columns[0].number);
         }
         s->answer = s->meaning->action == DO_MAX ? most : n; /* max() of nothing is NULL, which reads as 0 */
         return SQLITE_ROW;
@@ -807,7 +836,7 @@ static const Column *column_of(sqlite3_stmt *s, int n) {
 
 static bool is_key(const sqlite3_stmt *s, int n) {
         assert(n < s->meaning->n_columns);
-        return s->meaning->columns[n] < 0;
+        return s->meaning->columns[n] == -1;
 }
 
 sqlite3_int64 sqlite3_column_int64(sqlite3_stmt *s, int n) {
@@ -820,6 +849,8 @@ sqlite3_int64 sqlite3_column_int64(sqlite3_stmt *s, int n) {
         default:
                 break;
         }
+        if (s->meaning->columns[n] == JOINED)
+                return (sqlite3_int64)s->joined;
         if (!is_key(s, n))
                 return (sqlite3_int64)column_of(s, n)->number;
         uint64_t v = 0;

@@ -203,10 +203,11 @@ static void lie(Bench *bench, unsigned which) {
                 hint(bench, INDEX_KEY, key, sizeof(key), 1);
                 return;
         case 12:
-                exec(bench, "DELETE FROM rows WHERE id = (SELECT id FROM keys WHERE key = '/plain')");
+                exec(bench,
+                     "DELETE FROM rows WHERE id = (SELECT id FROM newest JOIN keys USING(n) WHERE key = '/plain')");
                 return;
         case 13:
-                exec(bench, "UPDATE keys SET id = (SELECT id FROM keys WHERE key = '/own/a') "
+                exec(bench, "UPDATE keys SET n = (SELECT n FROM keys WHERE key = '/own/a') "
                             "WHERE key = '/plain'");
                 return;
         case 14: {

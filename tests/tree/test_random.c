@@ -86,11 +86,11 @@ static void test_scrub_finds_what_fits(void **state) {
                 sqlite3 *db;
                 assert_int_equal(sqlite3_open(file, &db), SQLITE_OK);
                 for (int back = 0; back < 2; back++) {
-                        snprintf(
-                                sql, sizeof(sql),
-                                "UPDATE keys SET id = (SELECT %s(id) FROM rows "
-                                "WHERE CAST(substr(head, -length(key)) AS TEXT) = key) WHERE key = '/e/%03d'",
-                                back ? "max" : "min", i);
+                        snprintf(sql, sizeof(sql),
+                                 "UPDATE newest SET id = (SELECT %s(rows.id) FROM rows "
+                                 "WHERE CAST(substr(head, -6) AS TEXT) = '/e/%03d') "
+                                 "WHERE n = (SELECT n FROM keys WHERE key = '/e/%03d')",
+                                 back ? "max" : "min", i, i);
                         assert_int_equal(sqlite3_exec(db, sql, NULL, NULL, NULL), SQLITE_OK);
                         assert_int_equal(sqlite3_changes(db), 1);
                         int n = 0;
