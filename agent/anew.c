@@ -8,6 +8,7 @@
  *
  * Killed anywhere between, the next start does the rest. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,6 +48,7 @@ int anew_begin(Disk *disk) {
         int r = state_file_read(disk, ANEW_FILE, token, sizeof(token));
         if (r == -ENOENT)
                 return 0;
+        SIM_SEEN("anew: all state is dropped, as a join wished");
         if (r >= 0)
                 r = disk->ops->list(disk, drop, disk);
         if (r >= 0)

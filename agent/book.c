@@ -4,6 +4,7 @@
  * as a whole whenever they change. It is read only when there is no tree; it grants nothing that the tree
  * did not. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -93,6 +94,7 @@ void book_note(Agent *agent) {
         uint64_t sum = sum_of(text, writer.size);
         if (sum == agent->heal.book_sum)
                 return;
+        SIM_SEEN("book: the members changed, and it is written");
         int r = state_file_replace(agent->options.disk, BOOK_FILE, BOOK_FILE_NEW, text, writer.size);
         if (r >= 0)
                 agent->heal.book_sum = sum;
@@ -213,6 +215,7 @@ int book_load(Agent *agent, Book **ret) {
                 r = book_parse(text, (size_t)r, book);
         if (r < 0)
                 return r;
+        SIM_SEEN("book: read, to find a tree");
         free(*ret);
         *ret = TAKE(book);
         return 0;

@@ -7,6 +7,7 @@
  * A check is proposed after so many entries, or some time after the last change; an idle cluster writes
  * nothing. Whoever takes its tree over a check in a snapshot has nothing to compare; the next will do. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <string.h>
 
@@ -85,8 +86,10 @@ static void keep_report(Checks *checks, uint64_t host, uint64_t index, const uin
                 if (report->index < checks->reports[oldest].index)
                         oldest = i;
         }
-        if (index < checks->reports[oldest].index)
+        if (index < checks->reports[oldest].index) {
+                SIM_SEEN("check: a report comes too late to be kept");
                 return;
+        }
         checks->reports[oldest] = (CheckReport){.host = host, .index = index};
         memcpy(checks->reports[oldest].digest, digest, 16);
 }
@@ -123,6 +126,7 @@ static void compare(Agent *agent, const CheckReport *own) {
                 compared(agent, own, right);
                 return;
         case CHECK_DIVERGES:
+                SIM_SEEN("check: a majority has another tree");
                 compared(agent, own, right);
                 heal_suspect(agent, false, "a majority of the voters has another tree than this host");
                 return;
@@ -161,6 +165,8 @@ void checks_reported(Agent *agent, uint64_t host, const LetterReport *report) {
         keep_report(&agent->checks, host, report->index, report->digest);
         if (is_own_check(&agent->checks, report->index))
                 compare_all(agent);
+        else
+                SIM_SEEN("check: a report before its check was applied here, or after it was forgotten");
 }
 
 /* ---- The entry ---- */
@@ -232,6 +238,8 @@ void checks_work(Agent *agent) {
 /* Another tree: what was noted of the old one is not its word. */
 void checks_rebase(Agent *agent) {
         Checks *checks = &agent->checks;
+        if (checks->own[1].index != 0)
+                SIM_SEEN("check: the tree whose digest was noted is replaced");
         memset(checks->own, 0, sizeof(checks->own));
         for (size_t i = 0; i < ELEMENTSOF(checks->reports); i++)
                 if (checks->reports[i].host == agent->host.id)

@@ -17,6 +17,7 @@
  *
  * Who votes alone has nobody to ask: such a host says so and goes on with what can still be read. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -133,6 +134,7 @@ void heal_suspect(Agent *agent, bool fatal, const char *why) {
                 return;
         agent->status_dirty = true;
         if (is_alone(agent)) {
+                SIM_SEEN("heal: the tree is bad and there is nobody to fetch from");
                 heal->alone = true;
                 heal->dead = heal->dead || fatal;
                 agent->halted = agent->halted || fatal;
@@ -144,6 +146,7 @@ void heal_suspect(Agent *agent, bool fatal, const char *why) {
                 "%s/%s is bad: %s. It is taken out of service and fetched again from another voter; this host goes "
                 "on voting.",
                 agent->options.state_directory, agent->tree_name, why);
+        SIM_SEEN("heal: a tree is suspected");
         heal->suspect = true;
         hall_wake(agent);
 }
@@ -225,8 +228,11 @@ int heal_recover(Agent *agent, const char *why) {
                 agent->options.state_directory, name, why);
         heal->bad = true;
         heal->since_usec = hall_now(agent);
-        if (agent->tree)
-                return 0; /* the stand-in of an earlier start */
+        if (agent->tree) {
+                SIM_SEEN("heal: the stand-in of an earlier start");
+                return 0;
+        }
+        SIM_SEEN("heal: started without a tree");
         int r = make_stand_in(agent);
         if (r == 0)
                 r = hall_log_wait(agent, heal->seq);
@@ -269,6 +275,7 @@ static void take_out(Agent *agent) {
                 hall_fail(agent, r < 0 ? r : -EIO, "The bad tree cannot be taken out of service");
                 return;
         }
+        SIM_SEEN("heal: a bad tree is taken out of service");
         heal->suspect = false;
         heal->bad = heal->served = true;
         heal->cluster_usec = cluster_usec;
@@ -309,6 +316,7 @@ static void hand_over(Agent *agent) {
         if (!hall_is_leader(agent) || agent->raft_status.transferring ||
             agent->now_usec < agent->heal.hand_over_usec)
                 return;
+        SIM_SEEN("heal: a leader without a tree hands over");
         agent->heal.hand_over_usec = agent->now_usec + RETRY_USEC;
         (void)raft_transfer(agent->raft, 0, agent->now_usec);
         agent->again = true;
@@ -358,6 +366,8 @@ bool heal_done(Agent *agent) {
         Heal *heal = &agent->heal;
         bool was_bad = heal->bad;
 
+        if (was_bad)
+                SIM_SEEN("heal: another tree takes its place");
         heal->bad = heal->suspect = heal->alone = heal->dead = false;
         heal->book_sum = 0;
         free(heal->book);
@@ -382,6 +392,7 @@ Entry *heal_entry(Agent *agent, uint64_t index) {
         while (heal->n_queue > 0 && heal->queue[heal->n_queue - 1]->index != index)
                 entry_unref(heal->queue[--heal->n_queue]);
         if (heal->n_queue == 0) {
+                SIM_SEEN("heal: committed entries are read back from the log");
                 Entry *entries[HEAL_QUEUE];
                 int r = log_load(agent->log, index, HEAL_QUEUE, 1024 * 1024, entries);
                 if (r < 0) {

@@ -92,6 +92,7 @@ static void say_quarantined(Agent *agent) {
 
 /* Without this mark the number would rise past the known one by starting often enough. */
 static void remember(Agent *agent) {
+        SIM_SEEN("quarantine: remembered over starts");
         HostFile host = agent->host;
         host.quarantined = true;
         if (host_file_save(agent->options.disk, &host) >= 0)
@@ -166,6 +167,7 @@ void quarantine_announced(Agent *agent, uint64_t host) {
         if (!why)
                 return;
         quarantine_say(agent, connection, why);
+        SIM_SEEN("quarantine: a newer start is announced while an older one is connected");
         connection->hello = false;
         members_greet(agent, connection); /* it shall know why */
         agent->status_dirty = true;

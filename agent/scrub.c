@@ -7,6 +7,7 @@
  * breath in between. Orders that come meanwhile wait for the next pass, for what this one has read already
  * says nothing of now. */
 #include "hall.h"
+#include "base/seen.h"
 
 #define PASS_USEC   (12 * 3600 * USEC_PER_SEC)
 #define FIRST_USEC  (60 * USEC_PER_SEC) /* a start has other things to read */
@@ -39,6 +40,7 @@ static bool is_late(const Agent *agent) {
 static void pass_ends(Agent *agent) {
         ScrubWork *scrub = &agent->scrub;
 
+        SIM_SEEN("scrub: all of the tree was read again");
         scrub->finished_wall_usec = agent->outside.wall(agent->outside.userdata);
         scrub->due_usec = MAX(scrub->begun_usec + PASS_USEC, agent->now_usec + SLICE_USEC);
         scrub->begun_usec = scrub->due_usec;
@@ -58,6 +60,7 @@ static int pass_slice(Agent *agent) {
         for (unsigned n = 0; n < SLICE_ROWS && !done; n += PIECE_ROWS) {
                 int r = tree_scrub_slice(agent->tree, PIECE_ROWS, &scrub->n_read, &done);
                 if (r == TREE_ROTTEN) {
+                        SIM_SEEN("scrub: finds what rotted");
                         heal_suspect(agent, false,
                                      "reading all of it again found something else than was written");
                         return -1;
@@ -156,6 +159,7 @@ void scrub_orders(Agent *agent) {
                 return;
         Answer obstacle = orders_obstacle(agent);
         if (obstacle != ANSWER_DONE) {
+                SIM_SEEN("scrub: ordered where it cannot be");
                 orders_end(agent, false, obstacle);
                 return;
         }

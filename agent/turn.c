@@ -420,17 +420,20 @@ static void drop_tail(Agent *agent) {
 #define PRUNE_AGE  (3600 * USEC_PER_SEC)
 #define PRUNE_KEEP UINT64_C(10000)
 
-/* The leader remembers which revision was newest when, and proposes a floor an hour behind. */
+/* The leader remembers which revision was newest when, and proposes a floor an hour behind. Looked at so
+ * often that the places for what it remembers reach as far back. */
 static void prune_history(Agent *agent) {
         if (!hall_is_ready_leader(agent) || agent->now_usec < agent->prune_usec)
                 return;
-        agent->prune_usec = agent->now_usec + PRUNE_USEC;
+        uint64_t age = agent->options.history_usec ?: PRUNE_AGE;
+        uint64_t keep = agent->options.history_changes ?: PRUNE_KEEP;
+        agent->prune_usec = agent->now_usec + MIN(PRUNE_USEC, age / 10);
 
         uint64_t now = hall_cluster_usec(agent), revision = agent->tree_status.revision, floor = 0;
         for (unsigned i = 0; i < agent->n_prune; i++)
-                if (now - agent->prune[i].cluster_usec >= PRUNE_AGE)
+                if (now - agent->prune[i].cluster_usec >= age)
                         floor = MAX(floor, agent->prune[i].revision);
-        floor = revision > PRUNE_KEEP ? MIN(floor, revision - PRUNE_KEEP) : 0;
+        floor = revision > keep ? MIN(floor, revision - keep) : 0;
         if (floor > agent->tree_status.floor) {
                 Command command = {.kind = COMMAND_PRUNE, .host = agent->host.id, .revision = floor};
                 (void)hall_propose_own(agent, &command);

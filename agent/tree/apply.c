@@ -6,6 +6,7 @@
  * whose serial is not above the highest, is a no-op. What the leader makes by itself carries no incarnation:
  * it is conditional, so that twice does nothing. */
 #include "internal.h"
+#include "../base/seen.h"
 
 #include <string.h>
 
@@ -74,8 +75,10 @@ static int apply_numbered(Apply *apply) {
         int r = requests_current(tree, command->host, &row);
         if (r != 0)
                 return r == TREE_NONE ? 0 : r;
-        if (row->incarnation != command->incarnation || row->ended != 0 || command->serial <= row->highest)
+        if (row->incarnation != command->incarnation || row->ended != 0 || command->serial <= row->highest) {
+                SIM_SEEN("tree: an entry came twice, or its process is over");
                 return 0;
+        }
         r = member_class(tree, command->host, &apply->class);
         if (r != 0)
                 return r == TREE_NONE ? 0 : r;

@@ -7,6 +7,7 @@
  * superfluous, and a tombstone itself too. So what the oldest readable revision still needs stays: of each
  * entry the newest row below the floor, and the previous value of each event at or above it. */
 #include "internal.h"
+#include "../base/seen.h"
 
 #include <string.h>
 
@@ -97,6 +98,7 @@ int tree_history(Tree *tree, const char *subtree, uint64_t from, uint64_t to, si
         if (path_check(subtree) != PATH_OK)
                 return -EINVAL;
         if (from < tree->meta.floor) {
+                SIM_SEEN("tree: history is asked for below the floor");
                 *ret_next = tree->meta.floor;
                 return TREE_COMPACTED;
         }
@@ -161,6 +163,7 @@ static int links_read(Tree *tree, uint64_t from, uint64_t to, size_t n, Link *li
 }
 
 static int link_prune(Tree *tree, const Link *link) {
+        SIM_SEEN("tree: a row of history goes");
         int r = link->previous != 0 ? row_drop(tree, link->previous) : 0;
         if (r != 0 || !link->tomb)
                 return r;

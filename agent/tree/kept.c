@@ -7,6 +7,7 @@
  *
  * At most LIMIT_KEPT of a host, the newest; all in one record, oldest first. */
 #include "internal.h"
+#include "../base/seen.h"
 
 #include <string.h>
 
@@ -159,6 +160,7 @@ int kept_note(Tree *tree, const RequestRow *row, const Command *command) {
                         break;
                 case TREE_OUTCOME_UNDECIDED:
                 case TREE_OUTCOME_TOO_OLD:
+                        SIM_SEEN("kept: one that the row does not know");
                         continue;
                 }
                 kept.end = tree->meta.cluster_usec > USEC_INFINITY - TREE_KEEP_USEC
@@ -172,6 +174,7 @@ int kept_note(Tree *tree, const RequestRow *row, const Command *command) {
         }
         if (body.size == before)
                 return 0;
+        SIM_SEEN("kept: an outcome is kept for who was told Unknown");
         size_t drop = body.size > LIMIT_KEPT * KEPT_BYTES ? body.size - LIMIT_KEPT * KEPT_BYTES : 0;
         return kept_store(tree, command->host, end, BYTES(body.data + drop, body.size - drop));
 }
@@ -182,6 +185,7 @@ int kept_expire(Tree *tree, uint64_t host) {
         int r = kept_load(tree, host, &body);
         if (r != 0)
                 return r;
+        SIM_SEEN("kept: the hour is over");
         size_t drop = 0;
         while (drop < body.size && bytes_get_u64(body.data + drop + 16) <= tree->meta.cluster_usec)
                 drop += KEPT_BYTES;
@@ -198,6 +202,7 @@ TreeOutcome kept_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
                 return TREE_OUTCOME_UNDECIDED;
         if (!is_kept(&body, incarnation, serial, &kept))
                 return TREE_OUTCOME_TOO_OLD;
+        SIM_SEEN("kept: asked for");
         if (kept.applied)
                 *ret_result = kept.result;
         return kept.applied ? TREE_OUTCOME_APPLIED : TREE_OUTCOME_NEVER;

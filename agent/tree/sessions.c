@@ -6,6 +6,7 @@
  * every leader goes by the same. Another timeout (the operator changed it) needs no other generation, and
  * ends nothing. */
 #include "internal.h"
+#include "../base/seen.h"
 
 #define SESSION_BYTES 25 /* u64 generation | u8 attached | u64 number of entries owned | u64 timeout */
 
@@ -89,6 +90,7 @@ int apply_end_session(Apply *apply) {
         if (r != 0 && r != TREE_NONE)
                 return r;
         if (r == TREE_NONE || !session.attached || session.generation != command->generation) {
+                SIM_SEEN("tree: the end of a session that is over already");
                 apply->result.status = RESULT_NO_SESSION;
                 return 0;
         }

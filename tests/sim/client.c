@@ -36,8 +36,9 @@ typedef struct Op {
         char path[32], text[24];
         uint64_t seen;                   /* newest revision anybody had been told of when it began */
         uint64_t begun_usec, ended_usec; /* told; USEC_INFINITY: never */
-        uint64_t expected;               /* SET_IF: number of the value that has to be there */
-        bool guessed;                    /* … which a damaged host said */
+        uint64_t slept_usec;
+        uint64_t expected; /* SET_IF: number of the value that has to be there */
+        bool guessed;      /* … which a damaged host said */
         uint64_t revision, incarnation, serial;
         ResultStatus status;
         /* reads */
@@ -70,6 +71,7 @@ typedef struct Watcher {
         Seen *seen; /* not compared yet */
         size_t n_seen, room;
         bool held;
+        bool anew; /* what it missed is gone: it looks at what there is, and goes on from there */
 } Watcher;
 
 #define OPS_MAX      200000
@@ -367,7 +369,10 @@ static void client_acts(void *p, uint64_t a) {
                 return;
         }
         Op *op = &ops[n_ops++];
-        *op = (Op){.host = host, .seen = seen_revision, .begun_usec = world.now};
+        *op = (Op){.host = host,
+                   .seen = seen_revision,
+                   .begun_usec = world.now,
+                   .slept_usec = world.slept_usec};
         unsigned kind = (unsigned)below(100);
         op->kind = kind < 40   ? OP_SET
                    : kind < 48 ? OP_CREATE
@@ -432,8 +437,13 @@ static int watcher_told(const WatchEvent *event, void *userdata) {
                         watcher->n_seen = 0;
                         return 0;
                 }
-                broken("%s: a watch on %s ended at %llu", watcher->host->name, watcher->subtree,
-                       (unsigned long long)event->revision);
+                if (event->kind == WATCH_OVERFLOW)
+                        broken("%s: a watch on %s ended at %llu", watcher->host->name, watcher->subtree,
+                               (unsigned long long)event->revision);
+                ghost_compacted(watcher->host, watcher->next, event);
+                watcher->watch = NULL;
+                watcher->anew = true;
+                return 0;
         case WATCH_PUT:
         case WATCH_DELETE:
                 break;
@@ -479,11 +489,52 @@ static void watcher_closes(Watcher *watcher) {
         watcher->n_seen = 0;
 }
 
+/* What is there now takes the place of what was not told. */
+typedef struct Look {
+        Watcher *watcher;
+        SimHost *host;
+        uint64_t revision;
+        size_t n;
+} Look;
+
+static int watcher_looks_at(const AgentEntry *entry, void *userdata) {
+        Look *look = userdata;
+        const Change *change = ghost_at(entry->path, look->revision);
+        if (!change || change->value != hash_bytes(entry->value) || change->revision != entry->mod_revision)
+                broken("%s: %s at revision %llu is not what was told of it", look->host->name, entry->path,
+                       (unsigned long long)look->revision);
+        look->n += is_below(entry->path, look->watcher->subtree, look->watcher->whole);
+        return 0;
+}
+
+static bool watcher_begins_anew(Watcher *watcher, SimHost *host) {
+        Look look = {.watcher = watcher, .host = host, .revision = agent_revision(host->agent)};
+        bool more = false;
+        if (watcher->n_seen > 0 || host->touched || host->leaving || host->disk_fails ||
+            look.revision > ghost_revision())
+                return false;
+        int r = agent_list(host->agent, watcher->subtree, "", 0, UINT32_MAX, SIZE_MAX, watcher_looks_at,
+                           &look, &more);
+        if (r != 0 || more)
+                broken("%s: %s cannot be listed: %d", host->name, watcher->subtree, r);
+        size_t n = ghost_count(watcher->subtree, watcher->whole, look.revision);
+        if (look.n != n)
+                broken("%s: %s has %zu entries at revision %llu, %zu should be there", host->name,
+                       watcher->subtree, look.n, (unsigned long long)look.revision, n);
+        watcher->next = look.revision + 1;
+        watcher->anew = false;
+        return true;
+}
+
 static void watcher_moves(void *p, uint64_t a) {
         Watcher *watcher = p;
         SimHost *host = choose_host();
         if (!world.clients)
                 return;
+        if (watcher->anew && (!host || !watcher_begins_anew(watcher, host))) {
+                at(world.now + between(10, 500) * MSEC, watcher_moves, watcher, 0);
+                return;
+        }
         if (host && (!watcher->watch || (watcher->host->paused_until <= world.now && chance(3000)))) {
                 watcher_closes(watcher);
                 watcher_opens(watcher, host);
@@ -669,7 +720,8 @@ static bool decide(Op *op) {
                 op->state = OP_NOT;
                 return true;
         case OUTCOME_TOO_OLD:
-                if (n_told_unknown <= LIMIT_KEPT) /* the newest of each host are kept */
+                if (n_told_unknown <= LIMIT_KEPT &&
+                    op->slept_usec == world.slept_usec) /* the newest of each host are kept */
                         broken("%s: the outcome of %s, (%llu, %llu), is forgotten within the hour",
                                op->host->name, op->text, (unsigned long long)op->incarnation,
                                (unsigned long long)op->serial);

@@ -32,6 +32,7 @@ typedef enum Fault {
         FAULT_REPLACE,
         FAULT_ROT,
         FAULT_ROLLBACK,
+        FAULT_SUSPEND,
         _FAULT_MAX,
 } Fault;
 
@@ -40,7 +41,7 @@ static const char *const names[_FAULT_MAX] = {
         "kill-leader", "power", "power-all", "torn",       "pause",          "stall",
         "full",        "sync",  "stop",      "transfer",   "ring",           "bridge",
         "flap",        "break", "effect",    "stall-kill", "wall",           "voters",
-        "replace",     "rot",   "rollback",
+        "replace",     "rot",   "rollback",  "suspend",
 };
 
 static_assert(_FAULT_MAX <= FAULT_KINDS, "each has a bit and a sum");
@@ -158,17 +159,23 @@ static int choose_file(const char *name, void *userdata) {
         return 0;
 }
 
-static void rot(SimHost *host) {
+static bool rot_on_disk(SimHost *host) {
         char name[64] = "";
         Disk *disk = simdisk_disk(host->disk);
         if (disk->ops->list(disk, choose_file, name) < 0 || !name[0])
-                return;
+                return false;
         uint64_t size = simdisk_size_of(host->disk, name);
         if (size == 0)
-                return;
+                return false;
         uint64_t offset = below(size);
         note("%s: a byte rots: %s at %llu", host->name, name, (unsigned long long)offset);
         (void)simdisk_flip(host->disk, name, offset, (uint8_t)between(1, 255));
+        return true;
+}
+
+static void rot(SimHost *host) {
+        if ((chance(5000) || !store_rot(host)) && !rot_on_disk(host))
+                return;
         host->touched = true;
         promise_forgive(host);
         if (host->agent && chance(5000)) { /* found at the next start */
@@ -204,6 +211,17 @@ static bool may_touch(SimHost *host) {
         if (!victim)
                 victim = host;
         return host == victim && !host->touched;
+}
+
+/* All machines sleep at once, as guests of one that does: their clocks go on, nothing else does. */
+static void suspend(uint64_t usec) {
+        note("all sleep for %.0f s", (double)usec / SEC);
+        world.slept_usec += usec;
+        world.disturbed_usec = world.now;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                world.hosts[i]->boot_offset_usec += usec;
+                host_wake(world.hosts[i]);
+        }
 }
 
 static void stall_and_kill(SimHost *host, SimHost *leader);
@@ -341,6 +359,9 @@ static void strike(Fault fault) {
                 if (may_touch(host))
                         rot(host);
                 return;
+        case FAULT_SUSPEND:
+                suspend(a_while(SEC, 4 * 3600 * SEC));
+                return;
         case FAULT_ROLLBACK:
                 if (store_is_on_disk && may_touch(host))
                         set_back(host);
@@ -384,6 +405,10 @@ void limits_draw(void) {
                 world.uncommitted_bytes = 300u << below(6);
         if (chance(3000))
                 world.cache_bytes = 1000u << below(6);
+        if (chance(4000)) { /* history is soon gone */
+                world.history_usec = between(2, 60) * SEC;
+                world.history_changes = between(1, 300);
+        }
 }
 
 void faults_begin(void) {

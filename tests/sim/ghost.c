@@ -87,6 +87,20 @@ const Change *ghost_at(const char *path, uint64_t revision) {
         return NULL;
 }
 
+static bool lies_below(const char *path, const char *subtree, bool whole) {
+        size_t n = strlen(subtree);
+        if (strcmp(path, subtree) == 0)
+                return true;
+        return whole && (n == 1 || (strncmp(path, subtree, n) == 0 && path[n] == '/'));
+}
+
+size_t ghost_count(const char *subtree, bool whole, uint64_t revision) {
+        size_t n = 0;
+        for (PathHistory *history = paths; history; history = history->hh.next)
+                n += lies_below(history->path, subtree, whole) && ghost_at(history->path, revision);
+        return n;
+}
+
 const Change *ghost_of_value(const char *text) {
         for (size_t i = 0; i < n_changes; i++)
                 if (changes[i].kind == WATCH_PUT && strcmp(changes[i].text, text) == 0)
@@ -152,6 +166,19 @@ static void append(const SimHost *host, const WatchEvent *event) {
         clients_changed(change);
 }
 
+void ghost_compacted(const SimHost *host, uint64_t next, const WatchEvent *event) {
+        uint64_t floor = host->agent->tree_status.floor;
+        if (event->revision != floor || next >= floor)
+                broken("%s: a watch ended as compacted at %llu; it was at %llu, and history begins at %llu",
+                       host->name, (unsigned long long)event->revision, (unsigned long long)next,
+                       (unsigned long long)floor);
+        if (world.history_usec == 0 && world.slept_usec == 0)
+                broken("%s: history of less than an hour is gone", host->name);
+        if (floor > ghost_revision() + 1)
+                broken("%s: history below %llu is gone, of which nobody has told yet", host->name,
+                       (unsigned long long)floor);
+}
+
 static int deliver(const WatchEvent *event, void *userdata) {
         SimHost *host = userdata;
         if (host->diverged || host->no_tree) { /* what it tells is wrong, or its watches end with its tree */
@@ -169,9 +196,14 @@ static int deliver(const WatchEvent *event, void *userdata) {
                         host->oracle = NULL;
                         return 0;
                 }
-                if (host_is_in(host))
+                if (!host_is_in(host))
+                        return 0;
+                if (event->kind == WATCH_OVERFLOW)
                         broken("%s: the watch on / ended at %llu", host->name,
                                (unsigned long long)event->revision);
+                ghost_compacted(host, host->oracle_next, event);
+                host->oracle = NULL; /* and begins anew there */
+                host->oracle_next = event->revision;
                 return 0;
         case WATCH_PUT:
         case WATCH_DELETE:

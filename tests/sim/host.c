@@ -215,6 +215,8 @@ void host_start(SimHost *host) {
                 .segment_bytes = world.segment_bytes ?: 256 * 1024,
                 .uncommitted_bytes = world.uncommitted_bytes,
                 .cache_bytes = world.cache_bytes,
+                .history_usec = world.history_usec,
+                .history_changes = world.history_changes,
         };
         options.outside = (Outside){
                 .userdata = host, .now = out_now, .wall = out_wall, .random = out_random, .wake = out_wake};

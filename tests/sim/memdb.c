@@ -17,6 +17,7 @@
 #define PRAGMAS        24
 #define READERS        64   /* statements that walk over a range at one time */
 #define DEAD           2000 /* nodes and rows that nobody sees any more, before they are swept out */
+#define SPILLS         8192 /* bytes changed: some go to the file before the commit */
 
 typedef struct Version { /* all of a file's content */
         MapNode *root;
@@ -297,6 +298,32 @@ void memdb_cut(const char *path, unsigned keep) {
         file->pages = 0;
 }
 
+static bool is_below(const MemFile *file, const char *directory) {
+        char link[64], path[512] = "";
+        snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
+        ssize_t n = readlink(link, path, sizeof(path) - 1);
+        size_t length = strlen(directory);
+        return n > 0 && strncmp(path, directory, length) == 0 && path[length] == '/';
+}
+
+/* Versions share what did not change, and so they share the rot, as pages of one file do. */
+bool memdb_rot(const char *directory, uint64_t random) {
+        for (MemFile *file = files; file; file = file->next) {
+                MapItem *item = is_below(file, directory) ? map_some(file->committed.root, random) : NULL;
+                if (!item || item->n_columns == 0)
+                        continue;
+                Column *column = &item->columns[random % item->n_columns];
+                if (!column->is_bytes)
+                        column->number ^= UINT64_C(1) << random % 63;
+                else if (column->size > 0)
+                        item->bytes[column->offset + random % column->size] ^= 1u << random % 8;
+                else
+                        continue;
+                return true;
+        }
+        return false;
+}
+
 static char full_directory[16][96];
 
 void memdb_set_full(const char *directory, bool full) {
@@ -315,14 +342,9 @@ void memdb_set_full(const char *directory, bool full) {
         assert(free_slot < ELEMENTSOF(full_directory));
         if (full)
                 snprintf(full_directory[free_slot], sizeof(full_directory[0]), "%s", directory);
-        for (MemFile *file = files; file; file = file->next) {
-                char link[64], path[512] = "";
-                snprintf(link, sizeof(link), "/proc/self/fd/%d", file->fd);
-                ssize_t n = readlink(link, path, sizeof(path) - 1);
-                size_t length = strlen(directory);
-                if (n > 0 && strncmp(path, directory, length) == 0 && path[length] == '/')
+        for (MemFile *file = files; file; file = file->next)
+                if (is_below(file, directory))
                         file->full = full;
-        }
 }
 
 static bool is_full_there(const char *path) {
@@ -388,6 +410,10 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
                 key_add(&key, s, first++);
 
         assert(db->open);
+        if (db->file->full && db->changed > SPILLS) {
+                (void)do_rollback(db);
+                return SQLITE_FULL;
+        }
         MapItem *there = map_find(db->work.root, key_bytes(&key));
         if (meaning->action == DO_INSERT && there)
                 return SQLITE_CONSTRAINT;

@@ -11,5 +11,7 @@
 /* The machine of this file loses power: `keep` (0 … 1000) says how much of the commits since the last
  * checkpoint survives. No connection may be open. */
 void memdb_cut(const char *path, unsigned keep);
+/* A byte of some row in this directory is another from now on, in all versions. False: there is none. */
+bool memdb_rot(const char *directory, uint64_t random);
 /* From now on writes find no room, in this directory. */
 void memdb_set_full(const char *directory, bool full);

@@ -362,3 +362,14 @@ MapItem *map_walk_next(MapWalk *walk) {
         }
         return NULL;
 }
+
+MapItem *map_some(const MapNode *root, uint64_t random) {
+        while (root && root->n > 0) {
+                void *slot = root->slot[random % root->n];
+                if (root->leaf)
+                        return slot;
+                random = random / FAN + random * FAN;
+                root = slot;
+        }
+        return NULL;
+}

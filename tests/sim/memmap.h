@@ -61,6 +61,8 @@ void map_deinit(MapStore *store, MapNode *root); /* the newest */
 MapItem *map_find(const MapNode *root, Bytes key);                /* NULL: not there */
 MapItem *map_last(const MapNode *root, Bytes to, bool inclusive); /* the largest before `to` */
 
+MapItem *map_some(const MapNode *root, uint64_t random); /* any; NULL: the map is empty */
+
 /* A walk in order, over one version. */
 #define MAP_DEPTH 12
 typedef struct MapWalk {

@@ -73,6 +73,29 @@ static void wipe(SimHost *host) {
         at(world.now, new_token, NULL, 0);
 }
 
+/* ---- Looking after them ---- */
+
+static void scrubbed(Answer answer, uint64_t n_rows, void *userdata) {
+        SimHost *host = userdata;
+        note("%s: all of its tree read again: %d, %llu rows", host->name, answer,
+             (unsigned long long)n_rows);
+        if ((answer == ANSWER_NO_TREE || answer == ANSWER_HALTED) && !host->touched && !host->disk_fails)
+                broken("%s: its tree is called bad, and nobody touched it", host->name);
+}
+
+static void looks_after(void *p, uint64_t a) {
+        SimHost *host = world.hosts[below(world.n_hosts)];
+        if (world.faults && host_runs(host) && host_is_in(host))
+                (void)agent_scrub(host->agent, scrubbed, host);
+        at(world.now + between(2, 30) * SEC, looks_after, NULL, 0);
+}
+
+void operator_begin(void) {
+        at(world.now + between(2, 30) * SEC, looks_after, NULL, 0);
+}
+
+/* ---- Replacing ---- */
+
 static void acts(void *p, uint64_t a) {
         bool more = false;
         for (unsigned i = 0; i < world.n_hosts; i++) {

@@ -81,9 +81,11 @@ typedef struct World {
                                       */
         size_t segment_bytes;        /* of the log */
 
-        size_t uncommitted_bytes, cache_bytes; /* 0: as in production */
-        uint64_t drift_ppm;                    /* of clocks, at most */
-        uint64_t disk_usec;                    /* a piece of work takes up to this */
+        size_t uncommitted_bytes, cache_bytes;  /* 0: as in production */
+        uint64_t history_usec, history_changes; /* 0: as in production */
+        uint64_t slept_usec;                    /* all machines together: nobody did anything meanwhile */
+        uint64_t drift_ppm;                     /* of clocks, at most */
+        uint64_t disk_usec;                     /* a piece of work takes up to this */
 
         bool faults, clients;
         uint64_t disturbed_usec; /* something was wrong somewhere, last */
@@ -207,6 +209,9 @@ void ghost_watch(SimHost *host);  /* begin or resume the oracle of a host that i
 void ghost_look(SimHost *host);   /* after each turn */
 void ghost_killed(SimHost *host); /* its process is about to end */
 uint64_t ghost_revision(void);
+/* "Compacted" is true: what comes next for this watch is below the host's floor, which is where it may go
+ * on. */
+void ghost_compacted(const SimHost *host, uint64_t next, const WatchEvent *event);
 typedef struct Change {
         WatchKind kind;
         char *path;
@@ -218,6 +223,7 @@ typedef struct Change {
 size_t ghost_changes(const Change **ret);
 size_t ghost_first(uint64_t revision); /* position of its first change; the end when not known yet */
 const Change *ghost_at(const char *path, uint64_t revision); /* what the path held then; NULL: nothing */
+size_t ghost_count(const char *subtree, bool whole, uint64_t revision); /* entries there then */
 const Change *ghost_of_value(const char *text);
 void ghost_final(void); /* every host's tree is the ghost's */
 uint64_t hash_bytes(Bytes bytes);
@@ -247,6 +253,7 @@ uint64_t clients_count(void);
 
 extern const char store_program[];
 extern const bool store_is_on_disk;              /* the tree's files lie on the simulated disk */
+bool store_rot(SimHost *host);                   /* a byte of its tree, where it is not */
 void store_look(SimHost *host);                  /* after each step: what is durable now */
 void store_full(SimHost *host, bool full);       /* no room, also for what is open */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
@@ -292,6 +299,7 @@ unsigned seen_tell(bool all);     /* returns how many places nobody saw */
 void operator_replace(SimHost *host); /* removed as a member, wiped, joined anew */
 bool operator_may_replace(const SimHost *host);
 void operator_stop(void);           /* whoever was touched and is not well is replaced */
+void operator_begin(void);          /* looks after the hosts now and then */
 bool operator_helps(SimHost *host); /* it ended or does not start: is that somebody's doing? */
 
 /* ---- fault.c ---- */

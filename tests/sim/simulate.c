@@ -350,6 +350,7 @@ _Noreturn void plot(const Run *plan) {
                 tell_where_all_are(), stuck("not all hosts could join");
         world.began_usec = world.now;
         clients_begin();
+        operator_begin();
         for (uint64_t left = plan->ticks; left > 0;) {
                 uint64_t ticks = MIN(left, (uint64_t)ROUND_TICKS);
                 live_through(ticks);

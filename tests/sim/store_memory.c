@@ -8,6 +8,12 @@
 const char store_program[] = "simulate";
 const bool store_is_on_disk = false;
 
+bool store_rot(SimHost *host) {
+        uint64_t random = below(UINT64_MAX);
+        note("%s: a byte of its tree rots", host->name);
+        return memdb_rot(host->directory, random);
+}
+
 void store_look(SimHost *host) {
 }
 

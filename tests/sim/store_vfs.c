@@ -9,6 +9,10 @@ const bool store_is_on_disk = true;
 void store_full(SimHost *host, bool full) {
 }
 
+bool store_rot(SimHost *host) {
+        return false;
+}
+
 void store_look(SimHost *host) {
 }
 
