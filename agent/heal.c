@@ -134,7 +134,6 @@ void heal_suspect(Agent *agent, bool fatal, const char *why) {
                 return;
         agent->status_dirty = true;
         if (is_alone(agent)) {
-                SIM_SEEN("heal: the tree is bad and there is nobody to fetch from");
                 heal->alone = true;
                 heal->dead = heal->dead || fatal;
                 agent->halted = agent->halted || fatal;

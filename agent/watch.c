@@ -175,6 +175,10 @@ static bool watch_change(Watch *watch, const TreeChange *change) {
                 watch->next = change->revision;
                 watch->told = 1;
         }
+        if (change->last) { /* should history begin behind it, nothing was missed */
+                watch->next = change->revision + 1;
+                watch->told = 0;
+        }
         return watch_tell(watch, &event);
 }
 

@@ -160,7 +160,6 @@ int kept_note(Tree *tree, const RequestRow *row, const Command *command) {
                         break;
                 case TREE_OUTCOME_UNDECIDED:
                 case TREE_OUTCOME_TOO_OLD:
-                        SIM_SEEN("kept: one that the row does not know");
                         continue;
                 }
                 kept.end = tree->meta.cluster_usec > USEC_INFINITY - TREE_KEEP_USEC

@@ -4,6 +4,7 @@
  */
 #include "simdisk.h"
 
+#include <stdio.h>
 #include <string.h>
 #include "agent/base/bytes.h"
 
@@ -461,9 +462,15 @@ static int sim_list(Disk *disk, int (*each)(const char *name, void *userdata), v
         SimDisk *sim = sim_of(disk);
         if (sim->calls >= sim->die_at)
                 return -EIO;
-        int r = 0;
-        for (size_t i = 0; i < sim->cache.n_names && r == 0; i++)
-                r = each(sim->cache.names[i].name, userdata);
+        /* A copy: who is told a name may take it away, and misses none of the others (as with readdir()). */
+        size_t n = sim->cache.n_names;
+        char(*names)[64] = calloc(n + 1, sizeof(*names));
+        int r = names ? 0 : -ENOMEM;
+        for (size_t i = 0; names && i < n; i++)
+                snprintf(names[i], sizeof(names[i]), "%s", sim->cache.names[i].name);
+        for (size_t i = 0; i < n && r == 0; i++)
+                r = each(names[i], userdata);
+        free(names);
         return r;
 }
 

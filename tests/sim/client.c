@@ -431,7 +431,7 @@ static int watcher_told(const WatchEvent *event, void *userdata) {
         case WATCH_COMPACTED:
         case WATCH_OVERFLOW:
                 if (watcher->host->touched || watcher->host->leaving || watcher->host->disk_fails) {
-                        watcher->watch = NULL; /* opened again where it ended */
+                        watcher->watch = watch_free(watcher->watch); /* opened again where it ended */
                         if (watcher->n_seen > 0)
                                 watcher->next = watcher->seen[0].revision;
                         watcher->n_seen = 0;
@@ -441,7 +441,7 @@ static int watcher_told(const WatchEvent *event, void *userdata) {
                         broken("%s: a watch on %s ended at %llu", watcher->host->name, watcher->subtree,
                                (unsigned long long)event->revision);
                 ghost_compacted(watcher->host, watcher->next, event);
-                watcher->watch = NULL;
+                watcher->watch = watch_free(watcher->watch);
                 watcher->anew = true;
                 return 0;
         case WATCH_PUT:
@@ -537,7 +537,8 @@ static void watcher_moves(void *p, uint64_t a) {
         }
         if (host && (!watcher->watch || (watcher->host->paused_until <= world.now && chance(3000)))) {
                 watcher_closes(watcher);
-                watcher_opens(watcher, host);
+                if (chance(8000)) /* else it comes back later, perhaps too late */
+                        watcher_opens(watcher, host);
         }
         at(world.now + (chance(2000) ? between(200 * MSEC, 4 * SEC) : between(5 * SEC, 60 * SEC)),
            watcher_moves, watcher, 0);

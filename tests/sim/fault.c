@@ -1,5 +1,6 @@
 /* What goes wrong. Each seed draws a subset of the kinds and how often each happens (a swarm): a run with
  * power cuts only finds other things than a run with everything. */
+#include "agent/tree/internal.h"
 #include "sim.h"
 
 #include <string.h>
@@ -33,6 +34,7 @@ typedef enum Fault {
         FAULT_ROT,
         FAULT_ROLLBACK,
         FAULT_SUSPEND,
+        FAULT_DIVERGE,
         _FAULT_MAX,
 } Fault;
 
@@ -41,7 +43,7 @@ static const char *const names[_FAULT_MAX] = {
         "kill-leader", "power", "power-all", "torn",       "pause",          "stall",
         "full",        "sync",  "stop",      "transfer",   "ring",           "bridge",
         "flap",        "break", "effect",    "stall-kill", "wall",           "voters",
-        "replace",     "rot",   "rollback",  "suspend",
+        "replace",     "rot",   "rollback",  "suspend",    "diverge",
 };
 
 static_assert(_FAULT_MAX <= FAULT_KINDS, "each has a bit and a sum");
@@ -150,6 +152,8 @@ static void flaps(void *p, uint64_t what) {
 
 static SimHost *victim;
 
+static void set_back_later(void *p, uint64_t a);
+
 static int choose_file(const char *name, void *userdata) {
         char *chosen = userdata;
         bool ours = strncmp(name, "log-", 4) == 0 || strncmp(name, "tree-", 5) == 0 ||
@@ -159,7 +163,13 @@ static int choose_file(const char *name, void *userdata) {
         return 0;
 }
 
-static bool rot_on_disk(SimHost *host) {
+static void touch(SimHost *host, bool in_tree) {
+        host->touched = true;
+        host->touched_tree = host->touched_tree || in_tree;
+        host->touched_usec = world.now;
+}
+
+static bool rot_on_disk(SimHost *host, bool *ret_tree) {
         char name[64] = "";
         Disk *disk = simdisk_disk(host->disk);
         if (disk->ops->list(disk, choose_file, name) < 0 || !name[0])
@@ -170,13 +180,15 @@ static bool rot_on_disk(SimHost *host) {
         uint64_t offset = below(size);
         note("%s: a byte rots: %s at %llu", host->name, name, (unsigned long long)offset);
         (void)simdisk_flip(host->disk, name, offset, (uint8_t)between(1, 255));
+        *ret_tree = strncmp(name, "log-", 4) != 0;
         return true;
 }
 
 static void rot(SimHost *host) {
-        if ((chance(5000) || !store_rot(host)) && !rot_on_disk(host))
+        bool in_tree = chance(5000) && store_rot(host);
+        if (!in_tree && !rot_on_disk(host, &in_tree))
                 return;
-        host->touched = true;
+        touch(host, in_tree);
         promise_forgive(host);
         if (host->agent && chance(5000)) { /* found at the next start */
                 host_kill(host, chance(5000));
@@ -184,16 +196,40 @@ static void rot(SimHost *host) {
         }
 }
 
+/* A bit of its memory turns where no sum is kept: its tree says something else from now on, and nobody
+ * notices before digests are compared. */
+static void diverge(SimHost *host) {
+        Tree *tree = host->agent->tree;
+        note("%s: its tree's digest is another", host->name);
+        tree->meta.digest ^= (Sum)1 << below(128);
+        tree->saved.digest = tree->meta.digest;
+        touch(host, true);
+}
+
+/* Once or twice more it starts after the image was made: the others know a start that the image does not, or
+ * one of the same number. */
+static void starts_again(void *p, uint64_t left) {
+        SimHost *host = p;
+        if (!world.faults || !host->image || !host->agent || left == 0)
+                return;
+        host_kill(host, chance(5000));
+        host_restart_at(host, world.now + below(SEC));
+        at(world.now + between(3, 10) * SEC, starts_again, host, left - 1);
+}
+
 static void set_back(SimHost *host) {
         if (!host->image) {
                 host->image = simdisk_copy(host->disk);
+                at(world.now + between(1, 10) * SEC, starts_again, host, below(4));
+                at(world.now + between(15, 60) * SEC, set_back_later, host, 0);
                 return;
         }
         note("%s: starts from an older image of its disk", host->name);
         host_kill(host, true);
         simdisk_free(host->disk);
         host->disk = TAKE(host->image);
-        host->touched = host->set_back = true;
+        host->set_back = true;
+        touch(host, true);
         promise_forgive(host);
         host_restart_at(host, world.now + below(SEC));
 }
@@ -222,6 +258,12 @@ static void suspend(uint64_t usec) {
                 world.hosts[i]->boot_offset_usec += usec;
                 host_wake(world.hosts[i]);
         }
+}
+
+static void set_back_later(void *p, uint64_t a) {
+        SimHost *host = p;
+        if (world.faults && host->image && may_touch(host))
+                set_back(host);
 }
 
 static void stall_and_kill(SimHost *host, SimHost *leader);
@@ -356,13 +398,20 @@ static void strike(Fault fault) {
                         operator_replace(host);
                 return;
         case FAULT_ROT:
+                host = victim ?: host;
                 if (may_touch(host))
                         rot(host);
                 return;
         case FAULT_SUSPEND:
                 suspend(a_while(SEC, 4 * 3600 * SEC));
                 return;
+        case FAULT_DIVERGE:
+                host = victim ?: host;
+                if (may_touch(host))
+                        diverge(host);
+                return;
         case FAULT_ROLLBACK:
+                host = victim ?: host;
                 if (store_is_on_disk && may_touch(host))
                         set_back(host);
                 return;

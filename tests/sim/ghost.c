@@ -183,7 +183,7 @@ static int deliver(const WatchEvent *event, void *userdata) {
         SimHost *host = userdata;
         if (host->diverged || host->no_tree) { /* what it tells is wrong, or its watches end with its tree */
                 if (event->kind == WATCH_COMPACTED)
-                        host->oracle = NULL;
+                        host->oracle = watch_free(host->oracle);
                 return 0;
         }
         switch (event->kind) {
@@ -193,7 +193,9 @@ static int deliver(const WatchEvent *event, void *userdata) {
         case WATCH_OVERFLOW:
                 if (host->touched ||
                     host->leaving) { /* what a bad tree told may have been wrong: it looks anew */
-                        host->oracle = NULL;
+                        host->oracle = watch_free(host->oracle);
+                        if (event->revision <= ghost_revision() + 1)
+                                host->oracle_next = MAX(host->oracle_next, event->revision);
                         return 0;
                 }
                 if (!host_is_in(host))
@@ -202,7 +204,7 @@ static int deliver(const WatchEvent *event, void *userdata) {
                         broken("%s: the watch on / ended at %llu", host->name,
                                (unsigned long long)event->revision);
                 ghost_compacted(host, host->oracle_next, event);
-                host->oracle = NULL; /* and begins anew there */
+                host->oracle = watch_free(host->oracle); /* and begins anew there */
                 host->oracle_next = event->revision;
                 return 0;
         case WATCH_PUT:

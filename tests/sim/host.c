@@ -198,7 +198,19 @@ static uint64_t session_lasts(SimHost *host) {
         return world.session_least_usec + random_next(&host->random) % room;
 }
 
+/* "join --discard" on a host that was removed: nothing of its old state is there any more. */
+static const char *begin_anew(SimHost *host) {
+        static char token[TOKEN_TEXT_BYTES];
+        Disk *disk = simdisk_disk(host->disk);
+        if (anew_begin(disk) == 1) {
+                note("%s: begins anew", host->name);
+                operator_forgets(host);
+        }
+        return anew_token(disk, token) == 0 ? token : NULL;
+}
+
 void host_start(SimHost *host) {
+        const char *anew = begin_anew(host);
         AgentOptions options = {
                 .state_directory = host->directory,
                 .disk = simdisk_disk(host->disk),
@@ -206,7 +218,9 @@ void host_start(SimHost *host) {
                 .threads = false,
                 .n_addresses = 1,
                 .accept_damage = host->accept_damage,
-                .join = host->automatic && world.token[0] ? world.token : NULL,
+                .join = anew                                ? anew
+                        : host->automatic && world.token[0] ? world.token
+                                                            : NULL,
                 .heartbeat_usec = world.heartbeat_usec,
                 .election_usec = world.election_usec,
                 .session_usec = session_lasts(host),

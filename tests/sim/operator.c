@@ -48,29 +48,65 @@ static SimHost *somebody_else(const SimHost *host) {
         return NULL;
 }
 
-static void wipe(SimHost *host) {
+void operator_forgets(SimHost *host) {
         char command[200];
-        note("%s: wiped", host->name);
         known_index = 0;
-        host_kill(host, false);
         clients_wiped(host);
         snprintf(command, sizeof(command), "rm -rf '%s' && mkdir '%s'", host->directory, host->directory);
         if (system(command) != 0)
                 stuck("the state cannot be moved away");
-        simdisk_free(host->disk);
-        host->disk = simdisk_new(random_next(&world.random));
         if (host->image)
                 host->image = simdisk_free(host->image);
         promise_forgive(host);
-        host->touched = host->set_back = host->leaving = false;
+        host->touched = host->touched_tree = host->set_back = host->leaving = host->by_join = false;
         host->ends = 0;
         host->automatic = false;
         host->id = 0;
         host->revision_before = 0;
         world.disturbed_usec = world.now;
         world.token[0] = 0; /* perhaps it names this host */
-        host_restart_at(host, world.now + below(SEC));
         at(world.now, new_token, NULL, 0);
+}
+
+static void wipe(SimHost *host) {
+        note("%s: wiped", host->name);
+        host_kill(host, false);
+        simdisk_free(host->disk);
+        host->disk = simdisk_new(random_next(&world.random));
+        operator_forgets(host);
+        host_restart_at(host, world.now + below(SEC));
+}
+
+/* ---- "join --discard" ---- */
+
+static void ends_for_anew(void *p, uint64_t life) {
+        SimHost *host = p;
+        if (host->life != life || !host->agent)
+                return;
+        if (!agent_begins_anew(host->agent)) {
+                at(world.now + 50 * MSEC, ends_for_anew, host, life);
+                return;
+        }
+        host_kill(host, false);
+        host_restart_at(host, world.now + below(SEC));
+}
+
+static void asked_for_anew(JoinAnswer answer, const char *why, void *userdata) {
+        SimHost *host = userdata;
+        host->joining = false;
+        note("%s: join --discard: %d %s", host->name, answer, why);
+        if (answer == JOIN_RESTARTS)
+                at(world.now + 50 * MSEC, ends_for_anew, host, host->life);
+}
+
+/* True: it knows that it is out, or may hear of it yet, and begins anew by itself. */
+static bool begins_anew(SimHost *host) {
+        if (!host->by_join || world.now > host->leaving_usec + 60 * SEC)
+                return false;
+        if (host_runs(host) && !host->joining && world.token[0] &&
+            agent_join(host->agent, world.token, true, asked_for_anew, host) == 0)
+                host->joining = true;
+        return true;
 }
 
 /* ---- Looking after them ---- */
@@ -79,14 +115,36 @@ static void scrubbed(Answer answer, uint64_t n_rows, void *userdata) {
         SimHost *host = userdata;
         note("%s: all of its tree read again: %d, %llu rows", host->name, answer,
              (unsigned long long)n_rows);
+        if (answer == ANSWER_DONE)
+                host->scrubbed_usec = host->scrub_began_usec;
+        host->scrub_began_usec = 0;
         if ((answer == ANSWER_NO_TREE || answer == ANSWER_HALTED) && !host->touched && !host->disk_fails)
                 broken("%s: its tree is called bad, and nobody touched it", host->name);
 }
 
+/* All of its log was read since, by a start that found nothing or got everything again; and so was all of
+ * its tree. (Not so with SQLite: a page may be bad that holds nothing yet.) */
+static bool is_well_again(const SimHost *host) {
+        if (!host->touched || host->set_back || host->leaving || !host_runs(host) || !host_is_in(host))
+                return false;
+        const Agent *agent = host->agent;
+        if (host->born_usec <= host->touched_usec || agent->damaged || agent->heal.bad ||
+            agent->heal.suspect || agent->quarantined)
+                return false;
+        return !host->touched_tree || (!store_is_on_disk && host->scrubbed_usec > host->born_usec);
+}
+
 static void looks_after(void *p, uint64_t a) {
         SimHost *host = world.hosts[below(world.n_hosts)];
-        if (world.faults && host_runs(host) && host_is_in(host))
-                (void)agent_scrub(host->agent, scrubbed, host);
+        if (world.faults && host_runs(host) && host_is_in(host) &&
+            agent_scrub(host->agent, scrubbed, host) == 0 && host->scrub_began_usec == 0)
+                host->scrub_began_usec = world.now;
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (is_well_again(world.hosts[i])) {
+                        note("%s: is well again", world.hosts[i]->name);
+                        world.hosts[i]->touched = world.hosts[i]->touched_tree = false;
+                        world.hosts[i]->ends = 0;
+                }
         at(world.now + between(2, 30) * SEC, looks_after, NULL, 0);
 }
 
@@ -110,9 +168,10 @@ static void acts(void *p, uint64_t a) {
                 SimHost *leader = host_leader();
                 int r = agent_member_by_name(other->agent, host->name, &member);
                 if (r == 1 && leader && leader != host && hall_is_ready_leader(leader->agent) &&
-                    agent_member_by_name(leader->agent, host->name, &member) == 1)
-                        wipe(host);
-                else if (r == 0 && operator_may_replace(host))
+                    agent_member_by_name(leader->agent, host->name, &member) == 1) {
+                        if (!begins_anew(host))
+                                wipe(host);
+                } else if (r == 0 && operator_may_replace(host))
                         (void)agent_remove(other->agent, member.id, 3 * SEC, removed, host);
         }
         acting = more;
@@ -160,6 +219,8 @@ void operator_replace(SimHost *host) {
                 return;
         note("%s: is to be replaced", host->name);
         host->leaving = true;
+        host->leaving_usec = world.now;
+        host->by_join = chance(5000);
         if (!acting)
                 at(world.now, acts, NULL, 0);
         acting = true;

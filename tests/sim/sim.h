@@ -167,8 +167,13 @@ struct SimHost {
         } own[OWN_SLOTS];
         /* What the operator and the faults know of it. */
         bool touched, leaving; /* its disk was tampered with; it is being replaced */
-        unsigned ends;         /* times it ended or did not start since it was touched */
-        unsigned die_in;       /* effects, then the process is gone; 0: lives */
+        bool touched_tree;     /* … where its tree lies */
+        uint64_t touched_usec, scrubbed_usec,
+                scrub_began_usec; /* last; a whole pass that found nothing began then */
+        bool by_join;             /* replaced by "join --discard", not by moving its state away */
+        uint64_t leaving_usec;
+        unsigned ends;   /* times it ended or did not start since it was touched */
+        unsigned die_in; /* effects, then the process is gone; 0: lives */
         int64_t drift_ppm, wall_usec;
         SimDisk *image; /* yesterday's disk */
 
@@ -298,9 +303,10 @@ unsigned seen_tell(bool all);     /* returns how many places nobody saw */
 
 void operator_replace(SimHost *host); /* removed as a member, wiped, joined anew */
 bool operator_may_replace(const SimHost *host);
-void operator_stop(void);           /* whoever was touched and is not well is replaced */
-void operator_begin(void);          /* looks after the hosts now and then */
-bool operator_helps(SimHost *host); /* it ended or does not start: is that somebody's doing? */
+void operator_stop(void);             /* whoever was touched and is not well is replaced */
+void operator_begin(void);            /* looks after the hosts now and then */
+void operator_forgets(SimHost *host); /* all of its state is gone */
+bool operator_helps(SimHost *host);   /* it ended or does not start: is that somebody's doing? */
 
 /* ---- fault.c ---- */
 
