@@ -323,6 +323,9 @@ static void catch_up(Watch *watch) {
                 tell_compacted(watch, agent->tree_status.floor);
         } else if (r == TREE_ROTTEN)
                 rot_met(watch);
+        else if (r ==
+                 TREE_FULL) /* it has taken the open transaction back; COMMIT says so, and it is read then */
+                SIM_SEEN("watch: no room, and so history cannot be read now");
         else if (r != 0)
                 hall_fail(agent, r < 0 ? r : -EBADMSG, "History cannot be read");
         else if (!state.stopped && !watch->ended) {

@@ -138,7 +138,7 @@ static bool sql_writes(Statement which) {
 
 int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {
         if (tree->lost != 0)
-                return tree->lost < 0 ? tree->lost : -EIO;
+                return tree->lost;
         int r = sql_complete(tree, which);
         if (r == 0 && tree->open && !tree->begun && sql_writes(which))
                 r = transaction_begin_now(tree);

@@ -284,7 +284,8 @@ static void look(Client *client) {
 
         op->revision = agent_revision(host->agent);
         int r = agent_get(host->agent, op->path, &entry);
-        if (r < 0 && (host->disk_fails || host->touched)) { /* its machine is dying */
+        if (r < 0 && (host->disk_fails || host->touched ||
+                      host->full_until > world.now)) { /* it is told so: no answer is wrong */
                 op_ends(client, OP_NEVER);
                 return;
         }
@@ -515,6 +516,8 @@ static bool watcher_begins_anew(Watcher *watcher, SimHost *host) {
                 return false;
         int r = agent_list(host->agent, watcher->subtree, "", 0, UINT32_MAX, SIZE_MAX, watcher_looks_at,
                            &look, &more);
+        if (r != 0 && host->full_until > world.now)
+                return false;
         if (r != 0 || more)
                 broken("%s: %s cannot be listed: %d", host->name, watcher->subtree, r);
         size_t n = ghost_count(watcher->subtree, watcher->whole, look.revision);

@@ -104,8 +104,9 @@ static void slow_ends(void *p, uint64_t what) {
 
 static void full_ends(void *p, uint64_t life) {
         SimHost *host = p;
-        if (host->life == life)
-                simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);
+        if (host->life != life)
+                return;
+        simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);
 }
 
 static void power_later(void *p, uint64_t life) {
@@ -343,13 +344,16 @@ static void strike(Fault fault) {
                 host->stalled_until = world.now + a_while(20 * MSEC, 10 * SEC);
                 world.disturbed_usec = MAX(world.disturbed_usec, host->stalled_until);
                 return;
-        case FAULT_FULL:
+        case FAULT_FULL: {
                 note("%s: disk full", host->name);
+                uint64_t usec = a_while(500 * MSEC, 15 * SEC);
+                host->full_until = MAX(host->full_until, world.now + usec + SEC);
                 simdisk_set_room(host->disk, simdisk_used(host->disk) + below(300 * 1024));
                 store_full(host, chance(5000));
                 world.disturbed_usec = world.now;
-                at(world.now + a_while(500 * MSEC, 15 * SEC), full_ends, host, host->life);
+                at(world.now + usec, full_ends, host, host->life);
                 return;
+        }
         case FAULT_SYNC: /* a write or sync fails: the process has to end */
                 host->disk_fails = true;
                 simdisk_fail_at(host->disk, below(6), -EIO);
@@ -486,6 +490,7 @@ void faults_end(void) {
                 host->stalled_until = 0;
                 host->die_in = 0;
                 simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);
+                host->full_until = MIN(host->full_until, world.now + SEC);
                 for (unsigned b = 0; b < world.n_hosts; b++) {
                         net_cut(a, b, false);
                         net_slow(a, b, 0);

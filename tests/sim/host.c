@@ -251,6 +251,7 @@ void host_start(SimHost *host) {
         host->durable = UINT64_MAX;
         alarm_set(host, ALARM_TURN, USEC_INFINITY);
         host->disk_fails = host->disk_cut = false;
+        host->full_until = 0;
         host->die_in = 0;
         note("%s: starts, life %u", host->name, host->life);
         host->dying = true; /* woken before the agent is there */

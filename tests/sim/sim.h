@@ -167,6 +167,7 @@ struct SimHost {
         } own[OWN_SLOTS];
         /* What the operator and the faults know of it. */
         bool touched, leaving; /* its disk was tampered with; it is being replaced */
+        uint64_t full_until;   /* no room, or a moment ago there was none */
         bool touched_tree;     /* … where its tree lies */
         uint64_t touched_usec, scrubbed_usec,
                 scrub_began_usec; /* last; a whole pass that found nothing began then */
