@@ -101,7 +101,7 @@ static void asked_for_anew(JoinAnswer answer, const char *why, void *userdata) {
 
 /* True: it knows that it is out, or may hear of it yet, and begins anew by itself. */
 static bool begins_anew(SimHost *host) {
-        if (!host->by_join || world.now > host->leaving_usec + 60 * SEC)
+        if (!host->by_join || world.now > host->leaving_usec + 20 * SEC)
                 return false;
         if (host_runs(host) && !host->joining && world.token[0] &&
             agent_join(host->agent, world.token, true, asked_for_anew, host) == 0)
@@ -211,8 +211,17 @@ bool operator_may_replace(const SimHost *host) {
         return durable >= known_index;
 }
 
+/* Nobody else could decide on its removal. */
+static bool votes_alone(const SimHost *host) {
+        const SimHost *leader = host_leader();
+        const Conf *conf = leader ? leader->agent->raft_status.conf : NULL;
+        return !conf || (conf->n_voters == 1 && conf_is_voter(conf, host->id));
+}
+
 void operator_replace(SimHost *host) {
         unsigned n = 0;
+        if (votes_alone(host) && !host->touched)
+                return;
         for (unsigned i = 0; i < world.n_hosts; i++)
                 n += world.hosts[i]->leaving;
         if (host->leaving || (n + 1) * 2 > world.n_hosts)
