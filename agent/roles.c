@@ -751,6 +751,11 @@ void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
                         agent, call,
                         &(AdminReply){.leader = true, .answer = ANSWER_REFUSED, .status = RESULT_DENIED});
         bool self_voter = request.action == ADMIN_REMOVE && request.host == agent->host.id;
+        const Conf *conf = agent->raft_status.conf;
+        if (self_voter && hall_is_leader(agent) && conf->n_voters == 1 && !conf_is_joint(conf))
+                return admin_reply(
+                        agent, call,
+                        &(AdminReply){.leader = true, .answer = ANSWER_REFUSED, .status = RESULT_LAST_VOTER});
         if (self_voter && hall_is_leader(agent))
                 (void)raft_transfer(agent->raft, 0,
                                     agent->now_usec); /* who goes cannot do the work: ask the next one */

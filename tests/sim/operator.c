@@ -35,6 +35,8 @@ static void new_token(void *p, uint64_t a) {
 static void removed(const RequestAnswer *answer, void *userdata) {
         SimHost *host = userdata;
         note("%s: removal -> %d", host->name, answer->answer);
+        if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_LAST_VOTER)
+                host->leaving = false; /* the only one that votes stays */
 }
 
 /* Somebody of the cluster who is well. */
