@@ -505,13 +505,25 @@ static void turn_round(Agent *agent) {
         commit_tree(agent);
 }
 
+static uint64_t earliest(const uint64_t *deadlines, size_t n) {
+        uint64_t first = deadlines[0];
+        for (size_t i = 1; i < n; i++)
+                first = MIN(first, deadlines[i]);
+        return first;
+}
+
 /* What work_duties() will do, it does when they are due: to be called earlier would only be to be called
  * again. */
 static uint64_t duties_deadline(const Agent *agent) {
-        uint64_t deadline =
-                MIN(MIN(sessions_deadline(agent), MIN(roles_deadline(agent), standing_deadline(agent))),
-                    MIN(follow_deadline(agent), join_deadline(agent)));
-
+        uint64_t deadline = earliest(
+                (const uint64_t[]){
+                        sessions_deadline(agent),
+                        roles_deadline(agent),
+                        follow_deadline(agent),
+                        join_deadline(agent),
+                        standing_deadline(agent),
+                },
+                5);
         if (agent->checkpoint_usec != 0 && agent->tree_status.durable < agent->tree_status.applied)
                 deadline =
                         MIN(deadline, MIN(agent->checkpoint_usec, agent->changed_usec + CHECKPOINT_QUIET));
@@ -519,18 +531,22 @@ static uint64_t duties_deadline(const Agent *agent) {
 }
 
 static uint64_t next_deadline(const Agent *agent) {
-        uint64_t deadline = core_is_held(agent) ? USEC_INFINITY : agent->raft_deadline_usec;
-
-        deadline = MIN(deadline, requests_deadline(agent));
-        deadline = MIN(deadline, reads_deadline(agent));
-        deadline = MIN(deadline, watches_deadline(agent));
-        deadline = MIN(deadline, duties_deadline(agent));
-        deadline = MIN(deadline, MIN(heal_deadline(agent), snapshot_deadline(agent)));
-        deadline = MIN(deadline, scrub_deadline(agent));
-        if (agent->commit_usec != 0)
-                deadline = MIN(deadline, agent->commit_usec);
-        /* Slow duties that nothing announces: membership addresses, pruning, promotion. */
-        return MIN(deadline, agent->now_usec + USEC_PER_SEC);
+        return earliest(
+                (const uint64_t[]){
+                        core_is_held(agent) ? USEC_INFINITY : agent->raft_deadline_usec,
+                        requests_deadline(agent),
+                        reads_deadline(agent),
+                        watches_deadline(agent),
+                        duties_deadline(agent),
+                        heal_deadline(agent),
+                        snapshot_deadline(agent),
+                        scrub_deadline(agent),
+                        agent->commit_usec != 0 ? agent->commit_usec : USEC_INFINITY,
+                        /* Slow duties that nothing announces: membership addresses, pruning,
+                         * promotion. */
+                        agent->now_usec + USEC_PER_SEC,
+                },
+                10);
 }
 
 int agent_turn(Agent *agent) {

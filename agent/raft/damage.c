@@ -151,6 +151,16 @@ static uint64_t value_whole(const Raft *raft, uint64_t id) {
         return 1;
 }
 
+/* Nobody that is known of; asked in each turn. */
+static bool all_are_whole(const Raft *raft) {
+        if (raft->damaged || raft->n_sick > 0)
+                return false;
+        for (size_t i = 0; i < raft->n_peers; i++)
+                if (!peer_counts(&raft->peers[i]))
+                        return false;
+        return true;
+}
+
 bool damage_halts(const Raft *raft) {
-        return raft_is_eligible(raft) && raft_quorum(raft, value_whole) == 0;
+        return !all_are_whole(raft) && raft_is_eligible(raft) && raft_quorum(raft, value_whole) == 0;
 }
