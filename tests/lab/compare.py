@@ -117,7 +117,7 @@ def ask(system, addresses, verb, clients=1, seconds=2.0, warm_up=0.3, options=()
     before = [(m.cpu_usec, m.written) for m in members]
     done = run(f"{build.BUILD}/tests/bench/{system.program}", f"--clients={clients}", f"--seconds={seconds}",
                f"--warm-up={warm_up}", f"--keys={bench.KEYS}", f"--size={bench.VALUE}", *options, verb,
-               *addresses, timeout=seconds + warm_up + 120)
+               *addresses, timeout=seconds + warm_up + 120 + (bench.KEYS / 500 if verb == "fill" else 0))
     seen = json.loads(done.stdout)
     answers = max(1, seen["all_answers"])
     seen["cpu"] = sum(m.cpu_usec - cpu for m, (cpu, _) in zip(members, before)) / answers

@@ -12,6 +12,7 @@ from .tools import run, say
 VOTERS = (1, 3, 7, 9)  # hosts with Voters=7, which make 1, 3, 5 and 7 voters
 OBSERVERS = (3, 13, 53)  # hosts with Voters=3
 TREES = (1000, 10_000, 100_000, 1_000_000)
+COLD_SECONDS = {100_000: 0.3, 1_000_000: 1}  # wanted of a cold start
 BATCH = 8  # hosts that boot at the same time
 CROWD = 1000
 CROWD_DIRECTORY = "/dev/shm/treaty-crowd"  # what the disk makes of a thousand hosts' syncs is not asked here
@@ -109,8 +110,8 @@ def host_table(fleet, rounds, seconds):
 # ---- trees ----
 
 def tree_table(fleet, rounds, sizes=TREES):
-    yield "| entries of 256 bytes | filled, entries/s | RSS of the largest agent, MiB | cold start, clean, s | after kill -9, s | tree.db, MiB |"
-    yield "|" + "---|" * 6
+    yield "| entries of 256 bytes | filled, entries/s | RSS of the largest agent, MiB | cold start, clean, s | after kill -9, s | wanted, s | tree.db, MiB |"
+    yield "|" + "---|" * 7
     with Grown(fleet, 3) as grown:
         grown.grow(3)
         for n in sizes:
@@ -126,7 +127,7 @@ def tree_table(fleet, rounds, sizes=TREES):
             cells = [f"{n:,}", compare.number(filled["per_second"]), compare.number(medians.of("memory", "treaty", "mib")),
                      compare.number(medians.of("start-clean", "treaty", "seconds")),
                      compare.number(medians.of("start-killed", "treaty", "seconds")),
-                     compare.number(tree_mib(grown.hosts[0]))]
+                     f"≤ {COLD_SECONDS[n]}" if n in COLD_SECONDS else "", compare.number(tree_mib(grown.hosts[0]))]
             say(f"{n} entries")
             yield "| " + " | ".join(cells) + " |"
 
