@@ -184,7 +184,7 @@ def forgiven(system):
 
 
 class Floor:
-    """What nobody can do better here: a service that does nothing, on a socket of its own and on the hosts' buses, and two
+    """What little can be done better here: a service of sd-bus that does nothing, on a socket of its own and on the hosts' buses, and two
     processes that wake each other."""
     name, program, members = "floor", "treaty-load", ()
     binary = f"{build.BUILD}/tests/bench/floor"
@@ -370,14 +370,14 @@ def tables(m, systems, fsyncs):
                       number(m.of(key, n, "p99_usec") / 1e3), number(m.of(key, n, "cpu"))]
         yield "| " + " | ".join(cells) + " |"
     yield ""
-    yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs | the limit here, /s | part of it |"
+    yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs | sd-bus alone, /s | over it |"
     yield "|---|---|---|---|---|---|---|---|---|---|"
     for key, over, clients in [(f"local-{n}", "the private socket", n) for n in (1, 64)] + BUS_ROWS:
         limit = m.of(key.replace("local", "private"), "floor")
         yield (f"| {over} | {clients} | {number(m.of(key, 'treaty'))} | {m.spread(key, 'treaty')} | "
                f"{number(ratio(m.of(key, 'treaty'), better(m, f'local-{clients}')))}x | "
                f"{number(m.of(key, 'treaty', 'p50_usec') / 1e3)} | {number(m.of(key, 'treaty', 'p99_usec') / 1e3)} | "
-               f"{number(m.of(key, 'treaty', 'cpu'))} | {number(limit)} | {number(ratio(m.of(key, 'treaty'), limit))} |")
+               f"{number(m.of(key, 'treaty', 'cpu'))} | {number(limit)} | {number(ratio(m.of(key, 'treaty'), limit))}x |")
     yield ""
     yield "| what | " + " | ".join(names) + " |"
     yield "|" + "---|" * (1 + len(names))
@@ -403,8 +403,8 @@ def tables(m, systems, fsyncs):
     yield (f"- raw fdatasync of this disk, in the same minutes: {statistics.median(fsyncs):.0f}/s "
            f"({min(fsyncs):.0f}–{max(fsyncs):.0f})")
     yield f"- one process wakes another on another core: {number(m.of('wake', 'floor', 'usec'))} µs (p50)"
-    yield ("- the limit of a local read is a service that answers the same bytes at once (`tests/bench/floor.c`), on a socket of its "
-           "own or on the same bus")
+    yield ("- *sd-bus alone* is a service that answers the same bytes at once and does nothing else (`tests/bench/floor.c`), on a socket "
+           "of its own or on the same bus")
 
 
 def prepare():
