@@ -1,11 +1,11 @@
-/* What this machine allows anybody: the least that a call on a bus, and a wake-up of another process, cost
- * here.
+/* What this machine allows a service made with sd-bus: the least that a call, and a wake-up of another
+ * process, cost here.
  *
- *      floor private SOCKET        answers org.treaty1.Tree.Get on a socket of its own, with the same 256
- * bytes always floor bus SOCKET NAME       the same under a name on a bus floor wake [SECONDS]        two
- * processes wake each other in turn: prints a line of JSON
+ *      floor private SOCKET      answers org.treaty1.Tree.Get, with the same 256 bytes always
+ *      floor bus SOCKET NAME     the same, under a name on a bus
+ *      floor wake [SECONDS]      two processes on two cores wake each other in turn
  *
- * The first two are asked by treaty-load, as agents are; they do nothing, so what is left is sd-bus, the bus
+ * The first two are asked by treaty-load, as agents are. They do nothing, so what is left is sd-bus, the bus
  * and the kernel. */
 #include <errno.h>
 #include <sched.h>

@@ -1,3 +1,5 @@
+/* One loop for all: inboxes, who is due when, whose disk has work. A letter is a copy in an inbox; a call is
+ * a pair of ends that know each other by number, so that none can be used when it is over. */
 #include "halls.h"
 
 #include <stdio.h>
