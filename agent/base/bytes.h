@@ -1,6 +1,8 @@
 /* Bytes that one looks at (Bytes), bytes that grow (Buffer), and numbers in little endian. */
 #pragma once
 
+#include <endian.h>
+#include <string.h>
 #include "macros.h"
 
 typedef struct Bytes {
@@ -11,27 +13,25 @@ typedef struct Bytes {
 #define BYTES(d, s) ((Bytes){.data = (const uint8_t *)(d), .size = (s)})
 
 static inline void bytes_put_u32(uint8_t *to, uint32_t v) {
-        for (int i = 0; i < 4; i++)
-                to[i] = (uint8_t)(v >> (8 * i));
+        v = htole32(v);
+        memcpy(to, &v, sizeof(v));
 }
 
 static inline void bytes_put_u64(uint8_t *to, uint64_t v) {
-        for (int i = 0; i < 8; i++)
-                to[i] = (uint8_t)(v >> (8 * i));
+        v = htole64(v);
+        memcpy(to, &v, sizeof(v));
 }
 
 static inline uint32_t bytes_get_u32(const uint8_t *from) {
-        uint32_t v = 0;
-        for (int i = 0; i < 4; i++)
-                v |= (uint32_t)from[i] << (8 * i);
-        return v;
+        uint32_t v;
+        memcpy(&v, from, sizeof(v));
+        return le32toh(v);
 }
 
 static inline uint64_t bytes_get_u64(const uint8_t *from) {
-        uint64_t v = 0;
-        for (int i = 0; i < 8; i++)
-                v |= (uint64_t)from[i] << (8 * i);
-        return v;
+        uint64_t v;
+        memcpy(&v, from, sizeof(v));
+        return le64toh(v);
 }
 
 /* Invariant: size <= capacity; all zero is an empty buffer. */
