@@ -3,12 +3,11 @@
  * instructions each host's agent spent in each phase (count.py reads them): real log and tree files, no
  * network, no bus. What a host did is told by which function gave it its turn.
  *
- *      count [--questions=N] DIRECTORY        prints how many questions each phase asked */
+ *      count [--questions=N] [DIRECTORY]        prints how many questions each phase asked */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include "halls.h"
 
 #define HOSTS       3
@@ -191,16 +190,14 @@ int main(int argc, char **argv) {
                         n_questions = (unsigned)strtoul(optarg, NULL, 10);
                 else
                         return 2;
-        if (argc - optind != 1 || n_questions == 0) {
-                fputs("count [--questions=N] DIRECTORY\n", stderr);
+        if (argc - optind > 1 || n_questions == 0) {
+                fputs("count [--questions=N] [DIRECTORY]\n", stderr);
                 return 2;
         }
-        halls.directory = argv[optind];
+        halls_begin(argv[optind]);
         halls.piece_usec = PIECE_USEC;
         halls.now = USEC_PER_SEC;
         halls.work = work;
-        if (mkdir(halls.directory, 0700) < 0)
-                halls_die(halls.directory, -errno);
         if (!halls_form(HOSTS, 60 * USEC_PER_SEC))
                 halls_die("the cluster did not form", 0);
         fill();

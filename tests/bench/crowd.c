@@ -1,16 +1,15 @@
 /* A thousand hosts on one core: how long after the first host has a change does the last one have it.
  *
- *      crowd [--hosts=N] [--seconds=S] [--every=MSEC] [--verbose] DIRECTORY
+ *      crowd [--hosts=N] [--seconds=S] [--every=MSEC] [--verbose] [DIRECTORY]
  *
- * Every host is a whole hall with its real log and tree.db below DIRECTORY (which is made, and removed). One
- * host after the other sets a value; the time counts from the turn in which any host applied it to the turn
- * in which the last one did. The syncs of all those disks happen in the same thread, so this is the most
- * that one core can be asked for. */
+ * Every host is a whole hall with its real log and tree.db below DIRECTORY (which is made, and removed; not
+ * given, one in /tmp). One host after the other sets a value; the time counts from the turn in which any
+ * host applied it to the turn in which the last one did. The syncs of all those disks happen in the same
+ * thread, so this is the most that one core can be asked for. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 #include "halls.h"
@@ -146,7 +145,7 @@ static void print(double formed, double idle, double busy_usec) {
 }
 
 static void usage(FILE *to) {
-        fputs("crowd [--hosts=N] [--seconds=S] [--every=MSEC] [--wait=S] [--verbose] DIRECTORY\n"
+        fputs("crowd [--hosts=N] [--seconds=S] [--every=MSEC] [--wait=S] [--verbose] [DIRECTORY]\n"
               "  --hosts=N     so many halls in this process (1000)\n"
               "  --seconds=S   one change after the other for so long (20)\n"
               "  --every=MSEC  between them, at least (100)\n"
@@ -192,14 +191,12 @@ int main(int argc, char **argv) {
                         usage(stderr);
                         return 2;
                 }
-        if (argc - optind != 1 || n < 1 || n > HALLS_MAX || seconds <= 0) {
+        if (argc - optind > 1 || n < 1 || n > HALLS_MAX || seconds <= 0) {
                 usage(stderr);
                 return 2;
         }
-        halls.directory = argv[optind];
+        halls_begin(argv[optind]);
         halls.segment_bytes = 256 * 1024;
-        if (mkdir(halls.directory, 0700) < 0)
-                halls_die(halls.directory, -errno);
         halls.turned = turned;
 
         /* A thousand hosts that come at once keep one core busy for longer than any timeout; so they come in

@@ -1,5 +1,5 @@
-/* One loop for all: inboxes, who is due when, whose disk has work. A letter is a copy in an inbox; a call is
- * a pair of ends that know each other by number, so that none can be used when it is over. */
+/* One loop for all hosts: who has a turn, who is due when, whose disk has work; how they start and become
+ * one cluster. */
 #include "halls.h"
 
 #include <stdio.h>
@@ -9,11 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
-#define QUIET_USEC  (100 * USEC_PER_MSEC)
-#define REDIAL_USEC (100 * USEC_PER_MSEC)
-#define LOOK_USEC   (5 * USEC_PER_MSEC)
-#define FULL_BYTES  (1024 * 1024)
-#define QUEUE_BYTES (FULL_BYTES + 2 * LIMIT_LETTER_BYTES)
+#define QUIET_USEC (100 * USEC_PER_MSEC)
+#define LOOK_USEC  (5 * USEC_PER_MSEC)
 
 Halls halls;
 
@@ -22,6 +19,13 @@ static Hall *by_id;
 void halls_die(const char *what, int r) {
         fprintf(stderr, "%s%s%s\n", what, r < 0 ? ": " : "", r < 0 ? strerror(-r) : "");
         exit(EXIT_FAILURE);
+}
+
+void halls_begin(const char *directory) {
+        static char own[] = "/tmp/halls-XXXXXX";
+        if (directory ? mkdir(directory, 0700) < 0 : !mkdtemp(own))
+                halls_die(directory ?: own, -errno);
+        halls.directory = directory ?: own;
 }
 
 static uint64_t real_usec(void) {
@@ -39,7 +43,7 @@ void halls_go_real(void) {
         halls.piece_usec = 0;
 }
 
-static Hall *hall_of(uint64_t id) {
+Hall *hall_of(uint64_t id) {
         Hall *hall = NULL;
         HASH_FIND(hh, by_id, &id, sizeof(id), hall);
         return hall;
@@ -77,6 +81,11 @@ static void heap_move(Hall *hall) {
         heap_put(hall, at);
 }
 
+void hall_dial_at(Hall *hall, uint64_t usec) {
+        hall->dial_usec = usec;
+        heap_move(hall);
+}
+
 /* ---- Who has something to do ---- */
 
 typedef struct Queue {
@@ -100,7 +109,7 @@ static Hall *queue_take(Queue *queue) {
         return hall;
 }
 
-static void make_ready(Hall *hall) {
+void hall_make_ready(Hall *hall) {
         if (!hall->ready)
                 queue_put(&ready, hall);
         hall->ready = true;
@@ -111,371 +120,6 @@ static void make_working(Hall *hall) {
                 return;
         queue_put(&working, hall);
         hall->working = true;
-}
-
-/* ---- The inbox ---- */
-
-typedef enum MessageKind {
-        MESSAGE_LETTER,
-        MESSAGE_UP,
-        MESSAGE_DOWN,
-        MESSAGE_CALLED,
-        MESSAGE_ANSWER,
-        MESSAGE_END,
-        MESSAGE_WRITABLE,
-} MessageKind;
-
-struct HallMessage {
-        HallMessage *next;
-        MessageKind kind;
-        uint64_t from;   /* host */
-        uint64_t number; /* of the connection, or the call */
-        int why;         /* DOWN, END */
-        size_t size;
-        uint8_t data[];
-};
-
-static void post(Hall *to, MessageKind kind, uint64_t from, uint64_t number, int why, Bytes bytes) {
-        HallMessage *message = malloc(sizeof(HallMessage) + bytes.size);
-        if (!message)
-                halls_die("a message", -ENOMEM);
-        *message =
-                (HallMessage){.kind = kind, .from = from, .number = number, .why = why, .size = bytes.size};
-        if (bytes.size > 0)
-                memcpy(message->data, bytes.data, bytes.size);
-        *(to->inbox ? &to->inbox_tail->next : &to->inbox) = message;
-        to->inbox_tail = message;
-        make_ready(to);
-}
-
-/* ---- Links ---- */
-
-struct HallLink {
-        uint64_t peer; /* key */
-        Hall *hall;    /* there */
-        uint64_t number, far_number;
-        uint64_t epoch;
-        UT_hash_handle hh;
-};
-
-static uint64_t n_numbers;
-
-static HallLink *link_of(Hall *hall, uint64_t peer) {
-        HallLink *link = NULL;
-        HASH_FIND(hh, hall->links, &peer, sizeof(peer), link);
-        return link;
-}
-
-static void link_half(Hall *hall, Hall *peer, uint64_t number, uint64_t far_number) {
-        HallLink *link = calloc(1, sizeof(HallLink));
-        if (!link)
-                halls_die("a link", -ENOMEM);
-        *link = (HallLink){.peer = peer->id, .hall = peer, .number = number, .far_number = far_number};
-        link->epoch = hall->epoch;
-        HASH_ADD(hh, hall->links, peer, sizeof(link->peer), link);
-        post(hall, MESSAGE_UP, peer->id, number, 0, BYTES(NULL, 0));
-}
-
-static void dial_again(Hall *hall) {
-        if (hall->dial_usec != USEC_INFINITY)
-                return;
-        hall->dial_usec = halls_now() + REDIAL_USEC;
-        heap_move(hall);
-}
-
-static void unlink_half(Hall *hall, HallLink *link, PeersDown why) {
-        if (!link)
-                return;
-        post(hall, MESSAGE_DOWN, link->peer, link->number, (int)why, BYTES(NULL, 0));
-        HASH_DEL(hall->links, link);
-        free(link);
-        dial_again(hall);
-}
-
-static void unlink_pair(Hall *hall, HallLink *link, PeersDown why) {
-        Hall *peer = link->hall;
-        HallLink *far = NULL, *next;
-        /* By number: the host's id may be another since. */
-        for (far = peer->links; far; far = next) {
-                next = far->hh.next;
-                if (far->number == link->far_number)
-                        break;
-        }
-        unlink_half(hall, link, why);
-        unlink_half(peer, far, why);
-}
-
-static bool knows(const Hall *hall, const Hall *peer) {
-        uint64_t id;
-        return agent_judge(hall->agent, peer->key, &id) == PEERS_MEMBER && id == peer->id;
-}
-
-static bool dial(Hall *hall, uint64_t id) {
-        Hall *peer = hall_of(id);
-        if (!peer || peer == hall || link_of(hall, id))
-                return true;
-        if (!peer->agent || (!peer->listening && !hall->listening) || !knows(hall, peer) ||
-            !knows(peer, hall))
-                return false;
-        uint64_t number = ++n_numbers, far_number = ++n_numbers;
-        link_half(hall, peer, number, far_number);
-        link_half(peer, hall, far_number, number);
-        return true;
-}
-
-static void dial_all(Hall *hall) {
-        bool all = true;
-        for (size_t i = 0; i < hall->n_wanted; i++)
-                all = dial(hall, hall->wanted[i]) && all;
-        if (!all)
-                dial_again(hall);
-}
-
-static int out_set_targets(void *userdata, const PeersTarget *targets, size_t n) {
-        Hall *hall = userdata;
-        HallLink *link, *next;
-
-        hall->epoch++;
-        hall->n_wanted = 0;
-        free(hall->wanted);
-        hall->wanted = malloc(MAX(n, (size_t)1) * sizeof(uint64_t));
-        if (!hall->wanted)
-                return -ENOMEM;
-        for (size_t i = 0; i < n; i++) {
-                if (!targets[i].control)
-                        continue;
-                hall->wanted[hall->n_wanted++] = targets[i].host;
-                link = link_of(hall, targets[i].host);
-                if (link)
-                        link->epoch = hall->epoch;
-        }
-        HASH_ITER (hh, hall->links, link, next)
-                if (link->epoch != hall->epoch)
-                        unlink_pair(hall, link, PEERS_DOWN_REFUSED);
-        dial_all(hall);
-        return 0;
-}
-
-static int out_listen(void *userdata) {
-        ((Hall *)userdata)->listening = true;
-        return 0;
-}
-
-static int out_send(void *userdata, uint64_t id, Bytes letter) {
-        Hall *hall = userdata;
-        HallLink *link = link_of(hall, id);
-        if (!link)
-                return -ENOTCONN;
-        post(link->hall, MESSAGE_LETTER, hall->id, link->far_number, 0, letter);
-        return 0;
-}
-
-static bool out_connected(void *userdata, uint64_t id) {
-        return link_of(userdata, id);
-}
-
-static void out_disconnect(void *userdata, uint64_t id) {
-        HallLink *link = link_of(userdata, id);
-        if (link)
-                unlink_pair(userdata, link, PEERS_DOWN_RESET);
-}
-
-/* ---- Calls ---- */
-
-struct PeersCall {
-        uint64_t id; /* key */
-        Hall *host;
-        uint64_t other; /* the other end's id; 0: gone */
-        bool asking;
-        char method[16];
-        PeersCallEvents events;
-        size_t queued; /* answering: not taken by the other yet */
-        bool full;
-        UT_hash_handle hh;
-};
-
-static PeersCall *calls;
-
-static PeersCall *call_of(uint64_t id) {
-        PeersCall *call = NULL;
-        HASH_FIND(hh, calls, &id, sizeof(id), call);
-        return call;
-}
-
-static PeersCall *call_new(Hall *host, bool asking, const char *method) {
-        PeersCall *call = calloc(1, sizeof(PeersCall));
-        if (!call)
-                halls_die("a call", -ENOMEM);
-        call->id = ++n_numbers;
-        call->host = host;
-        call->asking = asking;
-        snprintf(call->method, sizeof(call->method), "%s", method);
-        HASH_ADD(hh, calls, id, sizeof(call->id), call);
-        return call;
-}
-
-static void call_destroy(PeersCall *call) {
-        HASH_DEL(calls, call);
-        free(call);
-}
-
-static void call_ends(PeersCall *call, PeersStatus status, const char *text) {
-        PeersCallEvents events = call->events;
-        if (!call->asking && !events.end) { /* the hall knows it still, and will end it */
-                call->other = 0;
-                return;
-        }
-        if (events.end)
-                events.end(call, status, text, events.userdata);
-        call_destroy(call);
-}
-
-/* No deadlines: everybody answers here. */
-static int call_begin(Hall *host, Hall *far, const char *method, Bytes request,
-                      const PeersCallEvents *events, PeersCall **ret) {
-        if (!far || !far->agent)
-                return -ENOENT;
-        PeersCall *call = call_new(host, true, method);
-        call->events = *events;
-        post(far, MESSAGE_CALLED, host->id, call->id, 0, request);
-        *ret = call;
-        return 0;
-}
-
-static int out_call(void *userdata, uint64_t id, const char *method, Bytes request, uint64_t timeout_usec,
-                    const PeersCallEvents *events, PeersCall **ret) {
-        return call_begin(userdata, hall_of(id), method, request, events, ret);
-}
-
-static int out_call_address(void *userdata, const char *address, const uint8_t (*keys)[KEY_HASH_BYTES],
-                            size_t n_keys, const char *method, Bytes request, uint64_t timeout_usec,
-                            const PeersCallEvents *events, PeersCall **ret) {
-        unsigned i = 0;
-        if (sscanf(address, "h%u:", &i) != 1 || i < 1 || i > halls.n)
-                return -ENOENT;
-        return call_begin(userdata, halls.list[i - 1], method, request, events, ret);
-}
-
-static void called(Hall *hall, HallMessage *message) {
-        PeersCall *call = call_of(message->number);
-        uint64_t who = 0;
-        if (!call)
-                return;
-        PeersVerdict verdict = agent_judge(hall->agent, call->host->key, &who);
-        if (verdict != PEERS_MEMBER)
-                who = 0;
-        if (verdict == PEERS_REMOVED || (who == 0 && strcmp(call->method, CALL_JOIN) != 0)) {
-                post(call->host, MESSAGE_END, hall->id, call->id, PEERS_DENIED, BYTES(NULL, 0));
-                return;
-        }
-        PeersCall *answering = call_new(hall, false, call->method);
-        answering->other = call->id;
-        call->other = answering->id;
-        agent_called(hall->agent, answering, who, call->host->key, call->method,
-                     BYTES(message->data, message->size));
-}
-
-static void answered(HallMessage *message) {
-        PeersCall *call = call_of(message->number);
-        if (!call)
-                return;
-        PeersCall *answering = call->other ? call_of(call->other) : NULL;
-        if (answering) {
-                answering->queued -= message->size;
-                if (answering->full && answering->queued < FULL_BYTES / 2) {
-                        answering->full = false;
-                        post(answering->host, MESSAGE_WRITABLE, 0, answering->id, 0, BYTES(NULL, 0));
-                }
-        }
-        if (call->events.message)
-                call->events.message(call, BYTES(message->data, message->size), call->events.userdata);
-}
-
-static void out_call_set_events(void *userdata, PeersCall *call, const PeersCallEvents *events) {
-        call->events = events ? *events : (PeersCallEvents){};
-}
-
-static int out_call_send(void *userdata, PeersCall *answering, Bytes bytes) {
-        PeersCall *call = answering->other ? call_of(answering->other) : NULL;
-        if (!call)
-                return -ENOTCONN;
-        if (answering->queued + bytes.size > QUEUE_BYTES)
-                return -ENOBUFS;
-        answering->queued += bytes.size;
-        post(call->host, MESSAGE_ANSWER, 0, call->id, 0, bytes);
-        answering->full = answering->queued > FULL_BYTES;
-        return answering->full;
-}
-
-static void out_call_end(void *userdata, PeersCall *answering, PeersStatus status, const char *text) {
-        PeersCall *call = answering->other ? call_of(answering->other) : NULL;
-        if (call) {
-                call->other = 0;
-                post(call->host, MESSAGE_END, 0, call->id, (int)status,
-                     BYTES(text, text ? strlen(text) + 1 : 0));
-        }
-        call_destroy(answering);
-}
-
-static void out_call_free(void *userdata, PeersCall *call) {
-        if (!call)
-                return;
-        PeersCall *other = call->other ? call_of(call->other) : NULL;
-        if (other) {
-                other->other = 0;
-                post(other->host, MESSAGE_END, 0, other->id, PEERS_CANCELLED, BYTES(NULL, 0));
-        }
-        call_destroy(call);
-}
-
-static void nothing(void *userdata) {
-}
-
-/* ---- Delivery ---- */
-
-static void deliver(Hall *hall, HallMessage *message) {
-        HallLink *link;
-        PeersCall *call;
-
-        switch (message->kind) {
-        case MESSAGE_LETTER:
-                link = link_of(hall, message->from);
-                if (link && link->number == message->number)
-                        agent_letter(hall->agent, message->from, message->number,
-                                     BYTES(message->data, message->size));
-                break;
-        case MESSAGE_UP:
-                agent_up(hall->agent, message->from, message->number);
-                break;
-        case MESSAGE_DOWN:
-                agent_down(hall->agent, message->from, message->number, (PeersDown)message->why);
-                break;
-        case MESSAGE_CALLED:
-                called(hall, message);
-                break;
-        case MESSAGE_ANSWER:
-                answered(message);
-                break;
-        case MESSAGE_END:
-                call = call_of(message->number);
-                if (call)
-                        call_ends(call, (PeersStatus)message->why,
-                                  message->size > 0 ? (const char *)message->data : "");
-                break;
-        case MESSAGE_WRITABLE:
-                call = call_of(message->number);
-                if (call && call->events.writable)
-                        call->events.writable(call, call->events.userdata);
-                break;
-        }
-}
-
-static void open_inbox(Hall *hall) {
-        for (HallMessage *message; (message = hall->inbox);) {
-                hall->inbox = message->next;
-                deliver(hall, message);
-                free(message);
-        }
 }
 
 /* ---- One host ---- */
@@ -490,7 +134,7 @@ static void know_by_id(Hall *hall) {
 }
 
 static void take_turn(Hall *hall) {
-        open_inbox(hall);
+        hall_open_inbox(hall);
         int r = agent_turn(hall->agent);
         if (r < 0)
                 halls_die(hall->name, r);
@@ -509,7 +153,7 @@ static void step_disk(Hall *hall) {
         if (r > 0) {
                 hall->quiet_usec = halls_now() + QUIET_USEC;
                 heap_move(hall);
-                make_ready(hall);
+                hall_make_ready(hall);
         }
         make_working(hall);
 }
@@ -522,21 +166,21 @@ static void be_quiet(Hall *hall) {
         if (r < 0)
                 halls_die(hall->name, r);
         if (r > 0)
-                make_ready(hall);
+                hall_make_ready(hall);
 }
 
 static void wake_due(Hall *hall, uint64_t now) {
         if (hall->dial_usec <= now) {
                 hall->dial_usec = USEC_INFINITY;
                 heap_move(hall);
-                dial_all(hall);
+                hall_dial(hall);
         }
         if (hall->quiet_usec <= now)
                 be_quiet(hall);
         if (hall->turn_usec <= now) {
                 hall->turn_usec = USEC_INFINITY;
                 heap_move(hall);
-                make_ready(hall);
+                hall_make_ready(hall);
         }
 }
 
@@ -622,7 +266,7 @@ static void out_random(void *userdata, void *data, size_t size) {
 }
 
 static void out_wake(void *userdata) {
-        make_ready(userdata);
+        hall_make_ready(userdata);
 }
 
 static void say(void *userdata, int level, const char *text) {
@@ -647,20 +291,9 @@ static void start(Hall *hall) {
                             .now = out_now,
                             .wall = out_wall,
                             .random = out_random,
-                            .wake = out_wake,
-                            .listen = out_listen,
-                            .set_targets = out_set_targets,
-                            .send = out_send,
-                            .connected = out_connected,
-                            .disconnect = out_disconnect,
-                            .call = out_call,
-                            .call_address = out_call_address,
-                            .call_set_events = out_call_set_events,
-                            .call_send = out_call_send,
-                            .call_end = out_call_end,
-                            .call_free = out_call_free,
-                            .flush = nothing},
+                            .wake = out_wake},
         };
+        hall_net_table(&options.outside);
         memcpy(options.machine, hall->machine, sizeof(options.machine));
         memcpy(options.key, hall->key, sizeof(options.key));
         snprintf(options.host_name, sizeof(options.host_name), "%s", hall->name);
@@ -674,7 +307,7 @@ static void start(Hall *hall) {
         if (r < 0)
                 halls_die(hall->name, r);
         know_by_id(hall);
-        make_ready(hall);
+        hall_make_ready(hall);
 }
 
 static Hall *add(void) {

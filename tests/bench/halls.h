@@ -56,6 +56,7 @@ typedef struct Halls {
 
 extern Halls halls;
 
+void halls_begin(const char *directory); /* which is made; NULL: one below /tmp */
 uint64_t halls_now(void);
 void halls_go_real(void); /* from virtual time: the clock goes on from where it stands, by itself */
 /* Starts so many, forms one cluster of them; false: not within that time. */
@@ -67,3 +68,12 @@ Hall *halls_leader(void);
 void hall_work(Hall *hall, HallDuty duty);
 void halls_end(void);
 _Noreturn void halls_die(const char *what, int r);
+
+/* ---- Between halls.c and hallnet.c ---- */
+
+Hall *hall_of(uint64_t id); /* NULL: nobody has it */
+void hall_make_ready(Hall *hall);
+void hall_dial_at(Hall *hall, uint64_t usec);
+void hall_net_table(Outside *outside);
+void hall_open_inbox(Hall *hall);
+void hall_dial(Hall *hall); /* whom it wants to be linked with and is not */
