@@ -61,7 +61,7 @@ static void orders_clear(Orders *orders) {
 
 static void signal_caller(Log *log) {
         uint64_t one = 1;
-        while (write(log->fd, &one, sizeof(one)) < 0 && errno == EINTR)
+        while (log->fd >= 0 && write(log->fd, &one, sizeof(one)) < 0 && errno == EINTR)
                 ;
 }
 
@@ -178,8 +178,9 @@ static int create_log(Log **ret, const LogOptions *options) {
         pthread_condattr_destroy(&attr);
         pthread_mutex_init(&log->lock, NULL);
 
-        log->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (log->fd < 0) {
+        if (log->threaded)
+                log->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        if (log->threaded && log->fd < 0) {
                 int r = -errno;
                 log_abandon(log);
                 return r;
@@ -515,7 +516,7 @@ void log_be_patient(Log *log, bool patient) {
 int log_completed(Log *log, uint64_t *ret_seq, bool *ret_full) {
         pthread_mutex_lock(&log->lock);
         uint64_t count;
-        while (log->told && read(log->fd, &count, sizeof(count)) < 0 && errno == EINTR)
+        while (log->told && log->fd >= 0 && read(log->fd, &count, sizeof(count)) < 0 && errno == EINTR)
                 ;
         Orders done = log->done;
         log->done = (Orders){};

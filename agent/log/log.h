@@ -106,7 +106,7 @@ void log_trim(Log *log, uint64_t index);
 /* For the header that follows 100 ms of quiet. Speaks of entries in batches submitted before this call. */
 void log_note_commit(Log *log, uint64_t commit);
 
-int log_fd(const Log *log); /* readable when there is something to hear */
+int log_fd(const Log *log); /* readable when there is something to hear; -1: whoever steps it knows */
 /* Who is woken by others anyway may wait with patience: log_fd() is then silent about what is done, until
  * patience ends. Failures, a full disk and orders other than batches are told at once in any case. */
 void log_be_patient(Log *log, bool patient);

@@ -27,8 +27,10 @@ static size_t wal_bytes(const Tree *tree) {
 
 void maintain_wake(Tree *tree) {
         uint64_t one = 1;
-        ssize_t n = write(tree->maintain.event_fd, &one, sizeof(one));
-        (void)n;                    /* full means: it is readable already */
+        if (tree->maintain.event_fd >= 0) {
+                ssize_t n = write(tree->maintain.event_fd, &one, sizeof(one));
+                (void)n; /* full means: it is readable already */
+        }
         tree->maintain.news = true; /* behind it: who sees this can read that */
 }
 
@@ -95,8 +97,10 @@ int maintain_init(Tree *tree) {
         Maintain *m = &tree->maintain;
         m->committed = tree->committed;
         m->durable = tree->durable;
-        m->event_fd = tree->options.event_fd ?: eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        if (m->event_fd < 0)
+        m->event_fd = tree->options.event_fd
+                              ?: tree->options.thread ? eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+                                                      : -1;
+        if (m->event_fd < 0 && tree->options.thread)
                 return -errno;
         m->news = tree->options.event_fd != 0; /* perhaps of the tree before */
         int r = file_connect(tree, tree->path, false, &m->db);
@@ -294,7 +298,7 @@ int tree_maintain(Tree *tree) {
         if (m->news) {
                 uint64_t n;
                 m->news = false;
-                ssize_t got = read(m->event_fd, &n, sizeof(n));
+                ssize_t got = m->event_fd >= 0 ? read(m->event_fd, &n, sizeof(n)) : 0;
                 (void)got; /* EAGAIN: taken with the news before */
         }
 
