@@ -161,6 +161,11 @@ Agent *agent_free(Agent *agent, bool clean) {
         return NULL;
 }
 
+void agent_rest(Agent *agent) {
+        if (agent->tree && !agent->heal.suspect && !agent->heal.dead)
+                tree_rest(agent->tree);
+}
+
 bool agent_ready(const Agent *agent) {
         /* Without a tree there is nothing that reads could be kept back from, and no telling how long. */
         return !agent->reads.gate || agent->heal.bad;

@@ -240,8 +240,11 @@ static int wake_once(Loop *loop) {
                 if (r < 0)
                         return r;
         }
-        if (loop->noted || now_boottime(NULL) >= agent_deadline(loop->agent))
+        agent_rest(loop->agent);
+        if (loop->noted || now_boottime(NULL) >= agent_deadline(loop->agent)) {
                 turn(loop);
+                agent_rest(loop->agent);
+        }
         return 0;
 }
 

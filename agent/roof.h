@@ -49,6 +49,9 @@ int agent_log_fd(const Agent *agent);
 int agent_tree_fd(const Agent *agent);
 int agent_step(Agent *agent);        /* without threads: one piece of disk work; 1 = did something */
 bool agent_idle(const Agent *agent); /* … and whether there is none */
+/* All that was ready is heard, or the turn is over: nobody reads for now. Reads are cheaper between two of
+ * these. */
+void agent_rest(Agent *agent);
 /* Local reads work (the gate after an unclean stop is open): READY=1. */
 bool agent_ready(const Agent *agent);
 /* Planned stop: hand over leadership, refuse new requests. *ret_done when agent_free() may follow. */

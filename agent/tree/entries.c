@@ -431,6 +431,7 @@ int tree_get(Tree *tree, const char *path, TreeEntry *ret) {
         uint64_t id;
         Row row;
         Bytes key = BYTES(path, strlen(path));
+        look_begin(tree);
         int r = key_find(tree, key, &id);
         if (r == 0)
                 r = row_live(tree, key, id, &tree->seen, &row);

@@ -500,6 +500,8 @@ Tree *tree_abandon(Tree *tree) {
 }
 
 int tree_finish(Tree *tree) {
+        if (tree->looking)
+                tree_rest(tree);
         int r = tree->fatal ?: transaction_commit(tree, true);
         for (unsigned i = 0; r == 0 && tree->durable < tree->meta.applied; i++)
                 r = i < 4 ? maintain_sync(tree) : -EBUSY;
@@ -509,6 +511,8 @@ int tree_finish(Tree *tree) {
 Tree *tree_close(Tree *tree) {
         if (!tree)
                 return NULL;
+        if (tree->looking)
+                tree_rest(tree);
         int r = tree->fatal ?: transaction_commit(tree, true);
         maintain_deinit(tree);
         if (r == 0) /* the last connection checkpoints, syncs and removes the WAL */
@@ -552,6 +556,35 @@ static void transaction_over(Tree *tree) {
         tree->pages = tree->row_bytes = tree->turned = tree->rows = 0;
 }
 
+static int run(Tree *tree, Statement which) {
+        sqlite3_stmt *s;
+        int r = sql_acquire(tree, which, &s);
+        return r == 0 ? sql_run(tree, which, s) : r;
+}
+
+/* Each read by itself is a transaction of SQLite's, and costs three locks of the file. From the second one
+ * in a wake on they share one; it must be over before a write begins, and soon: a checkpoint does not pass
+ * it. */
+void look_begin(Tree *tree) {
+        if (!tree->may_look || tree->begun || tree->looking || tree->fatal != 0 || ++tree->n_looks < 2)
+                return;
+        tree->looking = run(tree, STMT_LOOK) == 0;
+}
+
+static void look_end(Tree *tree) {
+        tree->n_looks = 0;
+        if (!tree->looking)
+                return;
+        tree->looking = false;
+        if (!sqlite3_get_autocommit(tree->db)) /* an error may have ended it */
+                (void)run(tree, STMT_LOOK_END);
+}
+
+void tree_rest(Tree *tree) {
+        tree->may_look = true;
+        look_end(tree);
+}
+
 /* SQLite hears of it later: until something is written, no checkpoint is in the way. */
 int transaction_begin(Tree *tree) {
         tree->open = true;
@@ -559,12 +592,9 @@ int transaction_begin(Tree *tree) {
 }
 
 int transaction_begin_now(Tree *tree) {
+        look_end(tree);
         maintain_before_begin(tree);
-
-        sqlite3_stmt *s;
-        int r = sql_acquire(tree, STMT_BEGIN, &s);
-        if (r == 0)
-                r = sql_run(tree, STMT_BEGIN, s);
+        int r = run(tree, STMT_BEGIN);
         if (r != 0)
                 return r;
         tree->begun = true;
@@ -576,14 +606,12 @@ int transaction_begin_now(Tree *tree) {
  * is told that its tree cannot be written still reads what is in it. */
 int transaction_rollback(Tree *tree) {
         tree->lost = 0;
+        look_end(tree);
         tree->meta = tree->saved;
         rows_forget(tree);
         keys_forget(tree);
         if (!sqlite3_get_autocommit(tree->db)) { /* SQLite may have done it already */
-                sqlite3_stmt *s;
-                int r = sql_acquire(tree, STMT_ROLLBACK, &s);
-                if (r == 0)
-                        r = sql_run(tree, STMT_ROLLBACK, s);
+                int r = run(tree, STMT_ROLLBACK);
                 if (r != 0)
                         return r;
         }
@@ -652,12 +680,8 @@ int transaction_commit(Tree *tree, bool wait) {
                 return 0; /* a checkpoint runs: frames wait for it, applying goes on */
 
         int r = maintain_is_full(tree) ? TREE_FULL : commit_contents(tree);
-        if (r == 0) {
-                sqlite3_stmt *s;
-                r = sql_acquire(tree, STMT_COMMIT, &s);
-                if (r == 0)
-                        r = sql_run(tree, STMT_COMMIT, s);
-        }
+        if (r == 0)
+                r = run(tree, STMT_COMMIT);
         if (r == 0) {
                 transaction_over(tree);
                 tree->saved = tree->meta;

@@ -47,6 +47,8 @@ typedef enum Statement {
         STMT_BEGIN,
         STMT_COMMIT,
         STMT_ROLLBACK,
+        STMT_LOOK,
+        STMT_LOOK_END,
         STMT_META_LOAD,
         STMT_META_SAVE,
         STMT_KEY_FIND,
@@ -263,6 +265,9 @@ struct Tree {
         uint64_t durable;
         bool open;        /* the transaction that entries are applied in */
         bool begun;       /* SQLite has heard of it: with the first statement that writes */
+        bool may_look;    /* reads of one wake may share a transaction: tree_rest() will end it */
+        bool looking;     /* they do */
+        unsigned n_looks; /* reads since the last rest */
         bool dirty;       /* something is applied that is not committed */
         size_t pages;     /* estimate of what the transaction made dirty, without rows and keys: */
         size_t row_bytes; /* rows lie one after the other */
@@ -349,6 +354,7 @@ int meta_save(Tree *tree);
 int transaction_flush(Tree *tree); /* no row and no pointer waits any more */
 size_t transaction_pages(const Tree *tree);
 int transaction_begin(Tree *tree);
+void look_begin(Tree *tree);           /* a read comes: perhaps one of many */
 int transaction_begin_now(Tree *tree); /* in SQLite, too */
 int transaction_commit(Tree *tree, bool wait);
 int transaction_rollback(Tree *tree);

@@ -15,6 +15,8 @@ static const char *const sql_text[_STMT_MAX] = {
         [STMT_BEGIN] = "BEGIN IMMEDIATE",
         [STMT_COMMIT] = "COMMIT",
         [STMT_ROLLBACK] = "ROLLBACK",
+        [STMT_LOOK] = "BEGIN",
+        [STMT_LOOK_END] = "COMMIT",
         [STMT_META_LOAD] = "SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, "
                            "conf_index, cluster, epoch, digest, pruned, sum FROM meta WHERE id = 1",
         [STMT_META_SAVE] = "INSERT OR REPLACE INTO meta(id, applied, applied_term, revision, floor, "
@@ -133,7 +135,8 @@ static int sql_complete(Tree *tree, Statement which) {
 }
 
 static bool sql_writes(Statement which) {
-        return which != STMT_BEGIN && which != STMT_ROLLBACK && strncmp(sql_text[which], "SELECT", 6) != 0;
+        return which != STMT_BEGIN && which != STMT_ROLLBACK && which != STMT_LOOK &&
+               which != STMT_LOOK_END && strncmp(sql_text[which], "SELECT", 6) != 0;
 }
 
 int sql_acquire(Tree *tree, Statement which, sqlite3_stmt **ret) {

@@ -104,6 +104,9 @@ void tree_want_previous(Tree *tree, bool wanted);
  * when to try again. After TREE_FULL the entries behind .committed are applied again, and the listener hears
  * their changes again, the same: who passes them on drops what is not above the revision already told. */
 int tree_commit(Tree *tree);
+/* For who reads many entries at a time and says each time when that is over (nobody else needs to call it):
+ * from the first call on reads share what SQLite locks, until the next call. */
+void tree_rest(Tree *tree);
 bool tree_dirty(const Tree *tree,
                 bool *ret_urgent); /* anything open; urgent: 1,000 pages, or the WAL needs a rest */
 /* Ask for a checkpoint of what is committed; tree_status().durable rises when it is done and tree_fd()
