@@ -116,6 +116,15 @@ def instructions():
                            f"{build.CHECKOUT}/tests/bench/instructions.txt", "--rewrite"]).returncode
 
 
+VERSIONS = """etcd-server zookeeper openjdk-17-jre-headless systemd libsystemd0 dbus libsqlite3-0 libnghttp2-14 libssl3
+    gcc""".split()
+
+
+def versions():
+    told = run("dpkg-query", "-W", "-f", "${Package} ${Version}, ", *VERSIONS, check=False).stdout
+    return f"- Debian 12: {told.rstrip(', ')}"
+
+
 def machine():
     """What a reader has to know to compare."""
     cpu = re.search(r"^model name\s*: (.*)$", read("/proc/cpuinfo"), re.M)
@@ -123,7 +132,7 @@ def machine():
     commit = run("git", "-C", build.CHECKOUT, "rev-parse", "--short=12", "HEAD", check=False).stdout.strip()
     return [f"- {datetime.date.today()}, treaty {commit or 'without git'}, built with --buildtype=debugoptimized",
             f"- {os.cpu_count()} cores ({cpu.group(1) if cpu else platform.machine()}), {memory:.1f} GiB, "
-            f"Linux {platform.release()}; load average at the end {os.getloadavg()[0]:.1f}"]
+            f"Linux {platform.release()}; load average at the end {os.getloadavg()[0]:.1f}", versions()]
 
 
 def write_document(lines, begin=COMPARED):
