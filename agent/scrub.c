@@ -1,6 +1,6 @@
 /* Reading everything again. A tree is mostly read where it is written; rot in what nobody reads would be
  * found on the day on which it is needed. So all of it is read in slices, beside the day's work: a few rows
- * at a time, about once a second, at most a millisecond of it, and a pass ends within half a day. A pass
+ * at a time, every four seconds, at most a millisecond each, and a pass ends within half a day. A pass
  * begins a minute after the process, or a new tree.
  *
  * Who doubts a disk orders a pass: it begins anew at once, in the same slices, one after the other with a
@@ -11,7 +11,7 @@
 
 #define PASS_USEC   (12 * 3600 * USEC_PER_SEC)
 #define FIRST_USEC  (60 * USEC_PER_SEC) /* a start has other things to read */
-#define SLICE_USEC  USEC_PER_SEC
+#define SLICE_USEC  (4 * USEC_PER_SEC)
 #define HURRY_USEC  (100 * USEC_PER_MSEC) /* when the pass would be late */
 #define SLICE_ROWS  256u
 #define PIECE_ROWS  16u /* between two looks at the clock: rows may lie on a slow disk */
