@@ -336,6 +336,8 @@ typedef struct Snapshots {
         unsigned n_sends;
         SnapshotFetch fetch;
         unsigned n_failures; /* in a row: each waits twice as long */
+        uint64_t bad_source; /* whose tree was of no use when it was built here */
+        unsigned turn;
 } Snapshots;
 
 void snapshot_called(Agent *agent, PeersCall *call, uint64_t host);

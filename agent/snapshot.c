@@ -205,6 +205,30 @@ static void fetch_give_up(Agent *agent, const char *why) {
                            (unsigned long long)fetch->from, why);
 }
 
+static void fetch_was_bad(Agent *agent, const char *why) {
+        agent->snapshots.bad_source = agent->snapshots.fetch.from;
+        fetch_give_up(agent, why);
+}
+
+/* Whose tree was of no use last time, be it the leader's, is not asked while another voter can be: until the
+ * trees are compared, which needs those that lag behind, nobody else knows that it is bad. */
+static uint64_t better_source(Agent *agent, uint64_t from) {
+        const Conf *conf = agent->raft_status.conf;
+
+        if (from != agent->snapshots.bad_source)
+                return from;
+        for (uint32_t i = 0; i < conf->n_voters; i++) {
+                uint64_t id = conf->voters[(agent->snapshots.turn + i) % conf->n_voters].id;
+                if (id == agent->host.id || id == from || !members_connection(agent, id) ||
+                    checks_host_is_bad(agent, id))
+                        continue;
+                SIM_SEEN("snapshot: another is asked than the one whose tree was bad");
+                agent->snapshots.turn += i + 1;
+                return id;
+        }
+        return from;
+}
+
 /* The leader may have sent all of it, and waits for us to stand on it: nobody else would ask again. Other
  * sources are asked again by who asked first. */
 static bool fetch_is_owed(const Agent *agent) {
@@ -255,7 +279,7 @@ static void chunk_arrived(PeersCall *call, Bytes bytes, void *userdata) {
         }
         int r = tree_build_feed(fetch->build, bytes);
         if (r == TREE_ROTTEN)
-                fetch_give_up(agent, "a chunk is malformed");
+                fetch_was_bad(agent, "a chunk is malformed");
         else if (r != 0)
                 fetch_give_up(agent, "it cannot be written here (disk full?)");
 }
@@ -292,7 +316,7 @@ void snapshot_work(Agent *agent) {
         fetch->finishing = false;
         fetch->build = tree_build_free(fetch->build);
         if (r == TREE_ROTTEN)
-                return fetch_give_up(agent, "its digest is wrong, or the disk gave back something else");
+                return fetch_was_bad(agent, "its digest is wrong, or the disk gave back something else");
         if (r != 0)
                 return fetch_give_up(agent, "it cannot be written here (disk full?)");
         if (!fetch->foreign && fetch->index < heal_oldest(agent))
@@ -313,6 +337,7 @@ void snapshot_work(Agent *agent) {
         }
         fetch->switch_seq = seq;
         agent->snapshots.n_failures = 0;
+        agent->snapshots.bad_source = 0;
         SIM_SEEN("snapshot: built, and about to be switched in");
 }
 
@@ -321,6 +346,8 @@ int snapshot_fetch(Agent *agent, uint64_t from, bool foreign) {
 
         if (snapshot_fetching(agent) || agent->now_usec < fetch->retry_usec)
                 return -EAGAIN;
+        if (!foreign)
+                from = better_source(agent, from);
         *fetch = (SnapshotFetch){.from = from, .foreign = foreign};
         TreeOptions options = hall_tree_options(agent);
         int r = tree_build_begin(&options, &fetch->build);
