@@ -259,6 +259,8 @@ static int maintain_here(Tree *tree) {
                 return r;
         pthread_mutex_lock(&m->mutex);
         maintain_turn(tree);
+        if (m->state == CHECKPOINT_BETWEEN) /* of a transaction that was taken back: nobody would do SHORT */
+                m->state = CHECKPOINT_REST;
         pthread_mutex_unlock(&m->mutex);
         return r;
 }
