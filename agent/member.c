@@ -293,6 +293,19 @@ static void update_own_row(Agent *agent) {
                 members->own_request = NULL;
 }
 
+static int count_one(const Member *member, void *userdata) {
+        (*(unsigned *)userdata)++;
+        return 0;
+}
+
+/* A host alone in its own cluster, on its way into another, is no member that was forgotten: whoever refuses
+ * it there has not heard yet that it was let in. */
+static bool knows_others(Agent *agent) {
+        unsigned n = 0;
+        (void)members_each(agent, count_one, &n);
+        return n > 1;
+}
+
 void members_work(Agent *agent) {
         Members *members = &agent->members;
         bool any = false;
@@ -310,7 +323,7 @@ void members_work(Agent *agent) {
                 any = any || c->hello;
         if (any) /* one that was removed itself refuses everybody: that says nothing */
                 members->refused_usec = 0;
-        bool out = members->refused_usec != 0 && !any && !agent->quarantined;
+        bool out = members->refused_usec != 0 && !any && !agent->quarantined && knows_others(agent);
         if (out != members->out) {
                 members->out = out;
                 agent->status_dirty = true;

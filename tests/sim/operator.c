@@ -93,10 +93,10 @@ static void ends_for_anew(void *p, uint64_t life) {
         host_restart_at(host, world.now + below(SEC));
 }
 
-static void asked_for_anew(JoinAnswer answer, const char *why, void *userdata) {
+void operator_joined(JoinAnswer answer, const char *why, void *userdata) {
         SimHost *host = userdata;
         host->joining = false;
-        note("%s: join --discard: %d %s", host->name, answer, why);
+        note("%s: join: %d %s", host->name, answer, why);
         if (answer == JOIN_RESTARTS)
                 at(world.now + 50 * MSEC, ends_for_anew, host, host->life);
 }
@@ -106,7 +106,7 @@ static bool begins_anew(SimHost *host) {
         if (!host->by_join || world.now > host->leaving_usec + 20 * SEC)
                 return false;
         if (host_runs(host) && !host->joining && world.token[0] &&
-            agent_join(host->agent, world.token, true, asked_for_anew, host) == 0)
+            agent_join(host->agent, world.token, true, operator_joined, host) == 0)
                 host->joining = true;
         return true;
 }

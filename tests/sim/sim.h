@@ -304,6 +304,7 @@ unsigned seen_tell(bool all);     /* returns how many places nobody saw */
 
 void operator_replace(SimHost *host); /* removed as a member, wiped, joined anew */
 bool operator_may_replace(const SimHost *host);
+void operator_joined(JoinAnswer answer, const char *why, void *userdata); /* after agent_join(): SimHost */
 void operator_stop(void);             /* whoever was touched and is not well is replaced */
 void operator_begin(void);            /* looks after the hosts now and then */
 void operator_forgets(SimHost *host); /* all of its state is gone */

@@ -36,12 +36,6 @@ static void token_made(const RequestAnswer *answer, const char *token, void *use
                 snprintf(world.token, sizeof(world.token), "%s", token);
 }
 
-static void joined(JoinAnswer answer, const char *why, void *userdata) {
-        SimHost *host = userdata;
-        host->joining = false;
-        note("%s: join: %d %s", host->name, answer, why);
-}
-
 /* Whoever is not in yet is sent there again. */
 static void join_all(void *p, uint64_t a) {
         for (unsigned i = 0; i < world.n_hosts; i++) {
@@ -49,7 +43,7 @@ static void join_all(void *p, uint64_t a) {
                 if (!host_runs(host) || host->joining || host->automatic || host->leaving ||
                     !world.token[0] || host_is_in(host))
                         continue;
-                if (agent_join(host->agent, world.token, true, joined, host) == 0)
+                if (agent_join(host->agent, world.token, true, operator_joined, host) == 0)
                         host->joining = true;
         }
         at(world.now + SEC, join_all, NULL, 0);
