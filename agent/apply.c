@@ -132,7 +132,8 @@ static int apply_entry(Agent *agent, const Entry *entry) {
                 watches_fire(agent);
                 agent->told_revision = MAX(agent->told_revision, agent->tree_status.revision);
                 after_command(agent, &decoded.command, &result);
-        }
+        } else
+                watches_unnote(agent);
         wire_command_done(&decoded);
         return r;
 }

@@ -186,6 +186,7 @@ typedef struct Watches {
 
 void watches_note(Agent *agent, const TreeChange *change); /* TreeListener */
 void watches_fire(Agent *agent);                           /* after each apply */
+void watches_unnote(Agent *agent);                         /* … that failed: it is applied again */
 void watches_catch_up(Agent *agent);                       /* turn */
 void watches_rebase(Agent *agent);                         /* tree replaced */
 void watches_end(Agent *agent);

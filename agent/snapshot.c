@@ -104,7 +104,8 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
                         SIM_SEEN("snapshot: no room to end the open transaction first");
                         agent->now_usec = hall_now(agent);
                         hall_taken_back(agent);
-                }
+                } else if (r == TREE_ROTTEN)
+                        heal_suspect(agent, false, "it cannot be read, to be sent to another host");
                 return;
         }
         send->agent = agent;
@@ -136,6 +137,9 @@ static void send_chunk(SnapshotSend *send) {
         if (r != 0) {
                 SIM_SEEN("snapshot: given up under way");
                 send_end(send, PEERS_UNAVAILABLE, "the snapshot was given up; begin again");
+                if (r == TREE_ROTTEN) /* and no later one would come to its end */
+                        heal_suspect(agent, false,
+                                     "it cannot be read as a whole, to be sent to another host");
                 return;
         }
         r = agent->outside.call_send(agent->outside.userdata, send->call, BYTES(chunk.data, chunk.size));

@@ -473,6 +473,19 @@ void watches_abandon(Agent *agent) {
         bury(agent);
 }
 
+void watches_unnote(Agent *agent) {
+        Watches *watches = &agent->watches;
+
+        if (watches->pending)
+                SIM_SEEN("watch: half of an entry was noted, and is taken back");
+        while (watches->pending) {
+                WatchPending *pending = watches->pending;
+                watches->pending = pending->next;
+                free(pending);
+        }
+        watches->pending_tail = NULL;
+}
+
 /* Whoever watched is gone by now. */
 void watches_end(Agent *agent) {
         Watches *watches = &agent->watches;
@@ -481,9 +494,5 @@ void watches_end(Agent *agent) {
         bury(agent);
         while (watches->paths)
                 watch_bury(watches->paths->watches);
-        while (watches->pending) {
-                WatchPending *pending = watches->pending;
-                watches->pending = pending->next;
-                free(pending);
-        }
+        watches_unnote(agent);
 }

@@ -452,8 +452,8 @@ static void strikes(void *p, uint64_t what) {
 void limits_draw(void) {
         static const uint64_t disks[] = {600, 600, 600, 5 * MSEC, 30 * MSEC};
         world.disk_usec = disks[below(ELEMENTSOF(disks))];
-        if (chance(3000)) /* clocks that run at their own speeds */
-                world.drift_ppm = 200;
+        if (chance(3000))                                     /* clocks that run at their own speeds */
+                world.drift_ppm = chance(7000) ? 200 : 24000; /* two of them differ by less than a 20th */
         if (chance(4000))
                 world.uncommitted_bytes = 300u << below(6);
         if (chance(3000))
@@ -487,6 +487,7 @@ void faults_end(void) {
         for (unsigned a = 0; a < world.n_hosts; a++) {
                 SimHost *host = world.hosts[a];
                 host->paused_until = MIN(host->paused_until, world.now);
+                host->long_pause_until = MIN(host->long_pause_until, world.now + world.slept_usec);
                 host->stalled_until = 0;
                 host->die_in = 0;
                 simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);

@@ -181,7 +181,9 @@ void ghost_compacted(const SimHost *host, uint64_t next, const WatchEvent *event
 
 static int deliver(const WatchEvent *event, void *userdata) {
         SimHost *host = userdata;
-        if (host->diverged || host->no_tree) { /* what it tells is wrong, or its watches end with its tree */
+        if (host->diverged || host->no_tree || host->touched_tree) {
+                /* What it tells is wrong, or its watches end with its tree. When it is well again it tells
+                 * from where it was. */
                 if (event->kind == WATCH_COMPACTED)
                         host->oracle = watch_free(host->oracle);
                 return 0;
@@ -238,6 +240,10 @@ void ghost_watch(SimHost *host) {
         int r = agent_watch(host->agent, "/", WATCH_SUBTREE, host->oracle_next, deliver, host, &host->oracle,
                             &revision);
         assert(r == 0);
+}
+
+void ghost_unwatch(SimHost *host) {
+        host->oracle = watch_free(host->oracle);
 }
 
 void ghost_killed(SimHost *host) {
@@ -347,6 +353,7 @@ void ghost_look(SimHost *host) {
         Agent *agent = host->agent;
         const TreeStatus *tree = &agent->tree_status;
         promise_look(host);
+        lease_look(host);
 
         host->no_tree = agent->heal.bad || agent->heal.suspect;
         if (host->no_tree) {

@@ -148,6 +148,8 @@ void host_wake(SimHost *host) {
 
 void host_pause(SimHost *host, uint64_t usec) {
         host->paused_until = MAX(host->paused_until, world.now + usec);
+        if (usec > 2 * SEC)
+                host->long_pause_until = host->paused_until + world.slept_usec;
 }
 
 /* ---- Life ---- */
@@ -245,7 +247,7 @@ void host_start(SimHost *host) {
         host->powered = true;
         host->restart_token++;
         host->born_usec = world.now;
-        host->paused_until = host->stalled_until = 0;
+        host->paused_until = host->stalled_until = host->long_pause_until = 0;
         host->unsure = false;
         host->applied = host->revision = 0;
         host->durable = UINT64_MAX;

@@ -58,9 +58,9 @@ struct PeersCall {
 static SimConnection *connections;
 static PeersCall *calls;
 static uint64_t n_numbers;
-static bool cuts[HOSTS_MAX][HOSTS_MAX];
-static uint64_t cut_epoch[HOSTS_MAX][HOSTS_MAX];
-static uint64_t slow[HOSTS_MAX][HOSTS_MAX];
+static bool cuts[HOSTS_MAX + 1][HOSTS_MAX + 1]; /* the last is where strangers come from */
+static uint64_t cut_epoch[HOSTS_MAX + 1][HOSTS_MAX + 1];
+static uint64_t slow[HOSTS_MAX + 1][HOSTS_MAX + 1];
 static uint64_t delay_least, delay_more;
 
 static void dial(void *p, uint64_t j);
@@ -466,6 +466,23 @@ static int call_begin(SimHost *host, SimHost *far, const char *method, Bytes req
                 at(world.now + timeout_usec, call_times_out, NULL, call->id);
         *ret = call;
         return 0;
+}
+
+/* A stranger is nobody's agent: he hears what he is answered, and that is all there is of him. */
+void net_stranger(SimHost *far, const uint8_t key[static KEY_HASH_BYTES], Bytes request,
+                  void (*told)(PeersCall *call, Bytes bytes, void *userdata), void *userdata) {
+        SimHost *stranger = calloc(1, sizeof(SimHost)); /* as long as the run */
+        assert(stranger);
+        *stranger = (SimHost){.i = HOSTS_MAX, .name = "stranger", .powered = true};
+        memcpy(stranger->key, key, KEY_HASH_BYTES);
+        PeersCallEvents events = {.message = told, .userdata = userdata};
+        PeersCall *call;
+        (void)call_begin(stranger, far, CALL_JOIN, request, 15 * SEC, &events, &call);
+}
+
+uint64_t net_connection(const SimHost *host, const SimHost *peer) {
+        const SimConnection *c = host->control[peer->i];
+        return c ? c->number[c->side[0] != host] : 0;
 }
 
 static int out_call(void *userdata, uint64_t id, const char *method, Bytes request, uint64_t timeout_usec,

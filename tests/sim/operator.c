@@ -144,6 +144,8 @@ static void looks_after(void *p, uint64_t a) {
         for (unsigned i = 0; i < world.n_hosts; i++)
                 if (is_well_again(world.hosts[i])) {
                         note("%s: is well again", world.hosts[i]->name);
+                        if (world.hosts[i]->touched_tree)
+                                ghost_unwatch(world.hosts[i]);
                         world.hosts[i]->touched = world.hosts[i]->touched_tree = false;
                         world.hosts[i]->ends = 0;
                 }

@@ -8,9 +8,12 @@
  *      ghost.c     what must be true
  *      promise.c   what was promised is on disk
  *      heard.c     … and what was heard is not forgotten by who said it
+ *      lease.c     sessions end neither early nor late
  *      client.c    who wants something, and what he was told
  *      fault.c     what goes wrong
  *      operator.c  who replaces a host
+ *      stranger.c  who wants to get in and may not
+ *      guest.c     a member that lies
  *      store_…     what lies below the tree: SQLite, or memory (memdb.c) in its place
  *      seen.c      which rare places were reached
  *      simulate.c  the plot of a run
@@ -139,6 +142,7 @@ struct SimHost {
         Random random;
         uint64_t booted_usec, boot_offset_usec;
         uint64_t paused_until, stalled_until;
+        uint64_t long_pause_until; /* … of one that its own clock shows it, by true time */
         uint64_t disk_token;
         bool disk_pending;
         bool disk_fails; /* a failure was injected: the process may end by itself */
@@ -209,11 +213,30 @@ void net_reset(unsigned a, unsigned b);
 void net_break_calls(SimHost *host);
 void net_slow(unsigned from, unsigned to, uint64_t usec); /* added to each delay */
 
+/* Calls Join with this key, as nobody; `told` comes with each answer, if one comes. */
+void net_stranger(SimHost *far, const uint8_t key[static KEY_HASH_BYTES], Bytes request,
+                  void (*told)(PeersCall *call, Bytes bytes, void *userdata), void *userdata);
+uint64_t net_connection(const SimHost *host, const SimHost *peer); /* number of the control connection; 0 */
+
+/* ---- stranger.c, guest.c: who is not trusted, or with little ---- */
+
+typedef struct Guest { /* a leaf */
+        uint64_t id;
+        uint8_t key[KEY_HASH_BYTES];
+        bool asked, in;
+} Guest;
+
+void strangers_begin(void);
+void strangers_final(void);
+Guest *strangers_guest(void); /* NULL: it was not let in yet */
+void guest_begin(void);
+
 /* ---- ghost.c ---- */
 
-void ghost_watch(SimHost *host);  /* begin or resume the oracle of a host that is in */
-void ghost_look(SimHost *host);   /* after each turn */
-void ghost_killed(SimHost *host); /* its process is about to end */
+void ghost_watch(SimHost *host);   /* begin or resume the oracle of a host that is in */
+void ghost_unwatch(SimHost *host); /* … from where it was, with the next turn */
+void ghost_look(SimHost *host);    /* after each turn */
+void ghost_killed(SimHost *host);  /* its process is about to end */
 uint64_t ghost_revision(void);
 /* "Compacted" is true: what comes next for this watch is below the host's floor, which is where it may go
  * on. */
@@ -239,6 +262,11 @@ uint64_t hash_bytes(Bytes bytes);
 void promise_look(SimHost *host);    /* after each turn */
 void promise_forgive(SimHost *host); /* its disk was touched: less than was promised may be there */
 void promise_tell(void);
+
+/* ---- lease.c ---- */
+
+void lease_look(const SimHost *host); /* after each turn */
+void lease_dead(const bool dead[static HOSTS_MAX], uint64_t died_usec);
 
 /* ---- client.c ---- */
 

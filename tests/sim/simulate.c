@@ -189,15 +189,11 @@ static void session_ends(void) {
                 return; /* without it there is no quorum */
         char prefix[32];
         snprintf(prefix, sizeof(prefix), "/eph/%s", host->name);
-        uint64_t died_usec = world.now, bound = world.session_usec * 11 / 10 + 2 * SEC + 500 * MSEC;
-        if (host == host_leader())
-                bound += 4 * world.election_usec;
+        uint64_t died_usec = world.now;
         host_kill(host, chance(5000));
-        while ((world.now < MAX(died_usec, world.led_usec) + bound || !host_leader()) &&
-               world.now < died_usec + 120 * SEC)
-                run_until(world.now + 100 * MSEC);
-        if (world.now >= died_usec + 120 * SEC)
-                stuck("no lasting leader within two minutes after the last death");
+        bool dead[HOSTS_MAX] = {};
+        dead[host->i] = true;
+        lease_dead(dead, died_usec);
         for (unsigned i = 0; i < world.n_hosts; i++)
                 for (unsigned slot = 0; slot < OWN_SLOTS && host_is_in(world.hosts[i]); slot++) {
                         AgentEntry entry;
@@ -318,7 +314,10 @@ static void without_a_minority(void) {
         for (unsigned i = 0; i < world.n_hosts; i++)
                 if (stays_dead[i])
                         host_kill(world.hosts[i], chance(5000));
+        uint64_t died_usec = world.now;
         has_to_work("the death of a minority");
+        if (chance(3000))
+                lease_dead(stays_dead, died_usec);
         for (unsigned i = 0; i < world.n_hosts; i++)
                 if (TAKE_FLAG(stays_dead[i]))
                         host_restart_at(world.hosts[i], world.now + below(3 * SEC));
@@ -345,6 +344,8 @@ _Noreturn void plot(const Run *plan) {
         world.began_usec = world.now;
         clients_begin();
         operator_begin();
+        strangers_begin();
+        guest_begin();
         for (uint64_t left = plan->ticks; left > 0;) {
                 uint64_t ticks = MIN(left, (uint64_t)ROUND_TICKS);
                 live_through(ticks);
@@ -361,6 +362,7 @@ _Noreturn void plot(const Run *plan) {
         note("whole");
         ghost_final();
         clients_final();
+        strangers_final();
         check_owned();
         session_ends();
         printf("seed %llu: held; %u hosts, %.1f s, %llu events, %llu wishes, revision %llu, hash %016llx\n",
