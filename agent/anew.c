@@ -1,6 +1,6 @@
-/* A host that was removed, or whose state is a copy or was set back, begins anew under the same name: as
- * somebody else. Id, key, log and tree all go, since each of them stood for promises that nobody can keep
- * any more.
+/* A host that was removed, or whose state is a copy, was set back or is damaged, begins anew under the same
+ * name: as somebody else (a member that is damaged is removed first: join.c). Id, key, log and tree all go,
+ * since each of them stood for promises that nobody can keep any more.
  *
  *      join --discard TOKEN ──> "anew" holds the token, durable ──> the process ends, and is started again
  *      start: "anew" is there ──> all else in the state directory goes ──> it is renamed to "join"

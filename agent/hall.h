@@ -521,6 +521,8 @@ typedef struct JoinCall {
         Agent *agent;
         bool active;
         bool discard, automatic;
+        bool leaving, left; /* a bad state: this host is taken out of the cluster first, then it begins anew */
+        char text[TOKEN_TEXT_BYTES]; /* the token, then */
         TokenText token;
         unsigned next_address;
         PeersCall *call;

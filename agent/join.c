@@ -540,6 +540,54 @@ static void join_begin(Agent *agent, const TokenText *token, bool discard, bool 
         hall_wake(agent);
 }
 
+/* ---- A member whose state is bad leaves first, for its name and its vote ---- */
+
+static bool state_is_bad(const Agent *agent) {
+        return agent->damaged || agent->heal.bad || agent->heal.suspect;
+}
+
+static void left_cluster(const RequestAnswer *answer, void *userdata) {
+        Agent *agent = userdata;
+        JoinCall *join = &agent->join;
+
+        if (!join->active || !join->leaving)
+                return;
+        bool refused = answer->answer == ANSWER_REFUSED;
+        join->left = answer->answer == ANSWER_DONE || (refused && answer->result.status == RESULT_NO_MEMBER);
+        join->final = !join->left;
+        join->verdict = JOIN_REFUSED;
+        snprintf(
+                join->why, sizeof(join->why),
+                refused ? "it is the only voter: nobody could take its place; see \"--accept-damage\" in treatyd(8)"
+                        : "the cluster does not take it out first; \"treatyctl remove %s\" on a member, then this once more",
+                agent->options.host_name);
+        agent->duty_usec = 0;
+        hall_wake(agent);
+}
+
+static void leave_work(Agent *agent) {
+        JoinCall *join = &agent->join;
+        if (join->left || anew_is_due(agent)) {
+                bool noted = anew_ask(agent, join->text) >= 0;
+                join_end(agent, noted ? JOIN_RESTARTS : JOIN_REFUSED,
+                         noted ? NULL : "what is to be done cannot be written to the state directory");
+        } else if (join->final)
+                join_end(agent, join->verdict, join->why);
+}
+
+static int leave_begin(Agent *agent, const char *text, JoinDone done, void *userdata) {
+        JoinCall *join = &agent->join;
+        if (join->active)
+                return -EBUSY;
+        *join = (JoinCall){
+                .agent = agent, .active = true, .leaving = true, .done = done, .userdata = userdata};
+        snprintf(join->text, sizeof(join->text), "%s", text);
+        int r = roles_remove(agent, agent->host.id, JOIN_USEC, left_cluster, agent);
+        if (r < 0)
+                *join = (JoinCall){};
+        return r;
+}
+
 int agent_join(Agent *agent, const char *text, bool discard, JoinDone done, void *userdata) {
         TokenText token;
         JoinAnswer refused = JOIN_DONE;
@@ -549,9 +597,11 @@ int agent_join(Agent *agent, const char *text, bool discard, JoinDone done, void
         else if (token_text_read(text, &token) < 0 || token.n_addresses == 0 || token.n_keys == 0)
                 refused = JOIN_INVALID_TOKEN;
         else if (memcmp(token.cluster, agent->tree_status.cluster, sizeof(token.cluster)) == 0 &&
-                 !anew_is_due(agent))
+                 !anew_is_due(agent)) {
+                if (discard && state_is_bad(agent))
+                        return leave_begin(agent, text, done, userdata);
                 refused = JOIN_ALREADY;
-        else if (discard && anew_is_due(agent))
+        } else if (discard && anew_is_due(agent))
                 refused = anew_ask(agent, text) < 0 ? JOIN_REFUSED : JOIN_RESTARTS;
         else if (!discard && !is_alone(agent))
                 refused = JOIN_ALREADY;
@@ -617,6 +667,8 @@ void join_work(Agent *agent) {
                 join_automatically(agent);
                 return;
         }
+        if (join->leaving)
+                return leave_work(agent);
         if (join->final)
                 return join_end(agent, join->verdict, join->why);
         bool switched =
