@@ -136,6 +136,7 @@ Agent *agent_free(Agent *agent, bool clean) {
         sessions_reset(agent);
         roles_reset(agent);
         standing_reset(agent);
+        shares_reset(agent);
         scrub_close(agent);
         members_reset(agent);
         offers_reset(agent);

@@ -78,14 +78,19 @@ CheckVerdict check_verdict(const Conf *conf, const CheckReport *reports, size_t 
 /* ---- What was heard ---- */
 
 static void keep_report(Checks *checks, uint64_t host, uint64_t index, const uint8_t digest[static 16]) {
-        size_t oldest = 0;
+        size_t oldest = 0, oldest_own = 0, n_own = 0;
         for (size_t i = 0; i < ELEMENTSOF(checks->reports); i++) {
                 CheckReport *report = &checks->reports[i];
                 if (report->host == host && report->index == index)
                         return; /* a second word about the same is not heard */
                 if (report->index < checks->reports[oldest].index)
                         oldest = i;
+                if (report->host == host &&
+                    (n_own++ == 0 || report->index < checks->reports[oldest_own].index))
+                        oldest_own = i;
         }
+        if (n_own >= CHECK_SHARE) /* nobody takes the places of others, whatever he makes up */
+                oldest = oldest_own;
         if (index < checks->reports[oldest].index)
                 return;
         checks->reports[oldest] = (CheckReport){.host = host, .index = index};

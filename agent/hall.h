@@ -423,6 +423,13 @@ uint64_t roles_deadline(const Agent *agent);
 /* Pure: how many voters for so many full members. */
 unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);
 
+/* ---- share.c ---- */
+
+bool share_call(Agent *agent, uint64_t host);     /* false: it calls too often */
+bool share_question(Agent *agent, uint64_t host); /* false: too many under way; else share_answered() */
+void share_answered(Agent *agent, uint64_t host);
+void shares_reset(Agent *agent);
+
 /* ---- standing.c ---- */
 
 typedef struct StandingWait StandingWait;
@@ -521,7 +528,8 @@ typedef struct JoinCall {
         Agent *agent;
         bool active;
         bool discard, automatic;
-        bool leaving, left; /* a bad state: this host is taken out of the cluster first, then it begins anew */
+        bool leaving,
+                left; /* a bad state: this host is taken out of the cluster first, then it begins anew */
         char text[TOKEN_TEXT_BYTES]; /* the token, then */
         TokenText token;
         unsigned next_address;
@@ -574,10 +582,12 @@ typedef enum CheckVerdict {
         CHECK_UNDECIDABLE, /* no majority is possible any more: an alarm */
 } CheckVerdict;
 
+#define CHECK_SHARE 4 /* reports of one voter that are kept */
+
 typedef struct Checks {
-        CheckReport own[2];                    /* newest last */
-        CheckReport reports[4 * LIMIT_VOTERS]; /* of voters, the oldest go */
-        uint64_t applied_index;                /* of the newest check entry */
+        CheckReport own[2];                                  /* newest last */
+        CheckReport reports[CHECK_SHARE * 2 * LIMIT_VOTERS]; /* of voters, the oldest go */
+        uint64_t applied_index;                              /* of the newest check entry */
         uint64_t due_usec, again_usec;
         uint64_t compared_index, compared_usec;
         uint8_t right[16]; /* the majority's digest there */
@@ -687,6 +697,7 @@ struct Agent {
         Roles roles;
         Members members;
         Standing standing;
+        struct Share *shares;
         JoinCall join;
         Checks checks;
         Heal heal;

@@ -161,6 +161,9 @@ void agent_called(Agent *agent, PeersCall *call, uint64_t host, const uint8_t ke
                 join_called(agent, call, key, request);
         else if (host == 0)
                 outside->call_end(outside->userdata, call, PEERS_DENIED, "not a member");
+        else if (!share_call(agent, host))
+                outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
+                                  "this member calls too often; wait a second");
         else if (strcmp(method, CALL_FOLLOW) == 0)
                 follow_called(agent, call, host, request);
         else if (strcmp(method, CALL_SNAPSHOT) == 0)

@@ -102,6 +102,8 @@ int agent_read(Agent *agent, uint32_t flags, uint64_t min_revision, uint64_t tim
 static void question_free(Agent *agent, ReadQuestion *question) {
         HASH_DEL(agent->reads.questions, question);
         agent->reads.n_questions--;
+        if (question->host != 0)
+                share_answered(agent, question->host);
         free(question);
 }
 
@@ -111,9 +113,14 @@ static int question_ask(Agent *agent, uint64_t host, uint64_t incarnation, uint6
         if (reads->n_questions >= QUESTIONS_MAX)
                 return RAFT_BUSY;
 
+        if (host != 0 && !share_question(agent, host))
+                return RAFT_BUSY;
         ReadQuestion *question = calloc(1, sizeof(ReadQuestion));
-        if (!question)
+        if (!question) {
+                if (host != 0)
+                        share_answered(agent, host);
                 return -ENOMEM;
+        }
         *question = (ReadQuestion){
                 .id = ++reads->next_id,
                 .host = host,
@@ -122,6 +129,8 @@ static int question_ask(Agent *agent, uint64_t host, uint64_t incarnation, uint6
         };
         HASH_ADD(hh, reads->questions, id, sizeof(question->id), question);
         if (!HASH_ADDED(question)) {
+                if (host != 0)
+                        share_answered(agent, host);
                 free(question);
                 return -ENOMEM;
         }
