@@ -17,6 +17,8 @@ from .tools import LabError, Lock, read, run, say, write
 
 STATE = "/var/lib/treaty-lab"
 MAX_HOSTS = 60
+INOTIFY = "/proc/sys/fs/inotify/max_user_instances"  # every systemd takes some ten, and one that gets none never boots
+INOTIFY_NEEDED = 4096
 
 
 class Fleet:
@@ -92,6 +94,9 @@ class Fleet:
 
     def boot(self, hosts):
         """Boots hosts at the same time and waits for all of them."""
+        if int(read(INOTIFY)) < INOTIFY_NEEDED:
+            with open(INOTIFY, "w") as f:
+                f.write(str(INOTIFY_NEEDED))
         for host in hosts:
             host.boot()
         self.each(Host.settle, hosts)

@@ -13,7 +13,7 @@ VOTERS = (1, 3, 7, 9)  # hosts with Voters=7, which make 1, 3, 5 and 7 voters
 OBSERVERS = (3, 13, 53)  # hosts with Voters=3
 TREES = (1000, 10_000, 100_000, 1_000_000)
 COLD_SECONDS = {100_000: 0.3, 1_000_000: 1}  # wanted of a cold start
-BATCH = 4  # hosts that boot at the same time
+BATCH = 5  # hosts that boot at the same time
 CROWD = 1000
 CROWD_DIRECTORY = "/dev/shm/treaty-crowd"  # what the disk makes of a thousand hosts' syncs is not asked here
 CROWD_MSEC = 100
