@@ -155,7 +155,7 @@ int tree_list(Tree *tree, const char *subtree, const char *after, uint32_t flags
 int tree_history(Tree *tree, const char *subtree, uint64_t from, uint64_t to, size_t max_bytes,
                  TreeListener listener, void *userdata, uint64_t *ret_next);
 /* Newest revision at which anything at or below `subtree` changed (deletes too); at least the floor, above
- * which it is exact. Costs a walk over the subtree's keys (100,000: some 10 ms). For Wait. */
+ * which it is exact. Costs a walk over the subtree's keys (100,000: some 25 ms). For Wait. */
 int tree_changed(Tree *tree, const char *subtree, uint64_t *ret_revision);
 
 /* Entries owned by (host, generation; 0 = any). */

@@ -5,11 +5,10 @@
  * uncounted tree-cost get N KEYS     N random reads, of a tree that SETs filled tree-cost open N KEYS opens
  * such a tree N times; says how long until the first read
  *
- * Between the marks it calls tree_cost_begin() and tree_cost_end(), so callgrind counts just what is asked:
+ * With a word more, checkpoints are a thread's. What is asked happens in tree_cost_run(), so that callgrind
+ * can count just that; the numbers repeat to one in a hundred, whatever else the machine does:
  *
- *      valgrind --tool=callgrind --toggle-collect=tree_cost_run tree-cost set 20000 10000
- *
- * `run.py` beside it divides; the numbers repeat to one in a thousand. */
+ *      valgrind --tool=callgrind --toggle-collect=tree_cost_run tree-cost set 20000 10000 */
 #include "agent/base/random.h"
 #include "agent/tree/tree.h"
 
