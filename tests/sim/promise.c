@@ -13,6 +13,7 @@
  *
  * Now and then the shadow itself is compared: the disk's durable image is opened by the real log's code. */
 #include "agent/base/seen.h"
+#include "bounds.h"
 #include "sim.h"
 
 #include <stdio.h>
@@ -677,15 +678,35 @@ static void check_leader(SimHost *host, Shadow *shadow) {
                        LLU(status->commit));
 }
 
+static const char *bounds_of_hall(const Agent *agent) {
+        const Requests *requests = &agent->requests;
+        uint64_t first = requests->offered ? requests->offered->serial : requests->next_serial;
+        if (requests->n > 4 * LIMIT_SERIALS + 64 || requests->next_serial - first > LIMIT_SERIALS)
+                return "requests";
+        if (requests->bytes > LIMIT_REQUEST_BYTES + LIMIT_COMMAND_BYTES)
+                return "bytes of requests";
+        if (requests->n_decided > LIMIT_KEPT)
+                return "outcomes";
+        if (agent->reads.n > LIMIT_PENDING_READS || agent->reads.n_questions > LIMIT_PENDING_READS)
+                return "reads";
+        if (agent->watches.n > LIMIT_WATCHES || agent->watches.pending)
+                return "watches, or changes that they were not told";
+        if (agent->sessions.n_owned > 2 * LIMIT_OWNED)
+                return "owned entries";
+        if (agent->follow.n_queue > FOLLOW_QUEUE ||
+            agent->follow.n_bytes > FOLLOW_BYTES + LIMIT_LETTER_BYTES)
+                return "entries followed";
+        if (agent->follow.n_followers > LIMIT_MEMBERS || agent->snapshots.n_sends > 4)
+                return "followers and snapshots";
+        if (agent->heal.n_queue > HEAL_QUEUE || agent->scrub.n_orders > 64 || agent->roles.n_removals > 64)
+                return "work ordered";
+        return bounds_of_core(agent->raft);
+}
+
 static void check_bounds(const SimHost *host) {
-        const Agent *agent = host->agent;
-        if (agent->requests.n > 4 * LIMIT_SERIALS + 64 || agent->follow.n_queue > FOLLOW_QUEUE ||
-            agent->reads.n_questions > LIMIT_PENDING_READS || agent->watches.n > LIMIT_WATCHES ||
-            agent->requests.next_serial - (agent->requests.offered ? agent->requests.offered->serial
-                                                                   : agent->requests.next_serial) >
-                    LIMIT_SERIALS)
-                broken("%s: a queue has no end: %u requests, %u entries followed, %u questions", host->name,
-                       agent->requests.n, agent->follow.n_queue, agent->reads.n_questions);
+        const char *what = bounds_of_hall(host->agent);
+        if (what)
+                broken("%s: more than there may be: %s", host->name, what);
 }
 
 void promise_look(SimHost *host) {
