@@ -12,11 +12,12 @@ from . import build
 from .tools import LabError, read, run, say
 
 ASAN = f"{build.CHECKOUT}/build-asan"
+WHOLE = f"{build.CHECKOUT}/build-whole"  # what runs for minutes is worth a slow link
 SEEDS = f"{build.CHECKOUT}/tests/sim/seeds"
 TICKS = 10000
 
 # What every test run simulates: program and its seeds.
-RUNS = (("fast", build.BUILD, "simulate", "fast.txt"), ("sqlite", build.BUILD, "simulate-sqlite", "sqlite.txt"),
+RUNS = (("fast", WHOLE, "simulate", "fast.txt"), ("sqlite", WHOLE, "simulate-sqlite", "sqlite.txt"),
         ("asan", ASAN, "simulate", "asan.txt"))
 RUN_SECONDS = 15 * 60
 SQLITE_SHARE = 0.1  # of a soak's time: the real files below the tree
@@ -26,12 +27,21 @@ def program(directory, name):
     return f"{directory}/tests/sim/{name}"
 
 
+def build_apart(directory, programs, *options):
+    name = os.path.basename(directory)
+    say(f"setting up {name}/")  # each time: which file defines what is asked then
+    again = ["--reconfigure"] if os.path.exists(f"{directory}/build.ninja") else []
+    run("meson", "setup", *again, directory, build.CHECKOUT, *options, timeout=300)
+    say(f"building {name}/")
+    run("ninja", "-C", directory, *(f"tests/sim/{program}" for program in programs), timeout=900)
+
+
+def build_whole():
+    build_apart(WHOLE, ("simulate", "simulate-sqlite"), "-Dsim_whole=true")
+
+
 def build_asan():
-    if not os.path.exists(f"{ASAN}/build.ninja"):
-        say("setting up build-asan/")
-        run("meson", "setup", ASAN, build.CHECKOUT, "-Db_sanitize=address,undefined", "-Db_lundef=false", timeout=300)
-    say("building build-asan/")
-    run("ninja", "-C", ASAN, "tests/sim/simulate", timeout=900)
+    build_apart(ASAN, ("simulate",), "-Db_sanitize=address,undefined", "-Db_lundef=false")
 
 
 def simulate(arguments):
@@ -43,6 +53,7 @@ def simulate(arguments):
 
 def tests():
     """The checked-in seeds. Passed: every seed that held; failed: the names of runs that did not."""
+    build_whole()
     build_asan()
     passed, failed = 0, []
     seen = f"{build.BUILD}/seen.txt"
@@ -98,6 +109,7 @@ def told(argv, timeout):
 def soak(minutes, jobs):
     """Fresh seeds on all cores, mostly without SQLite."""
     build.build()
+    build_whole()
     jobs = jobs or os.cpu_count()
     first = random.SystemRandom().randrange(1 << 48)
     failures = f"{build.BUILD}/simulation-failures.txt"
@@ -106,7 +118,7 @@ def soak(minutes, jobs):
     sums, worst = {}, 0
     for what, share in (("simulate", 1 - SQLITE_SHARE), ("simulate-sqlite", SQLITE_SHARE)):
         say(f"{what}: {minutes * share:.1f} minutes, {jobs} at a time, seeds from {first} on")
-        done, text = told([program(build.BUILD, what), "--ticks", str(TICKS), "--jobs", str(jobs), "--first", str(first),
+        done, text = told([program(WHOLE, what), "--ticks", str(TICKS), "--jobs", str(jobs), "--first", str(first),
                            "--minutes", f"{minutes * share:.3f}", "--failures", failures], minutes * 60 + 900)
         worst = worst or done
         for line in re.findall(r"^ *\d+ s: (.*)", text, re.M)[-1:]:
