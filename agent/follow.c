@@ -243,8 +243,10 @@ void follow_called(Agent *agent, PeersCall *call, uint64_t host, Bytes request) 
                 outside->call_end(outside->userdata, call, PEERS_INVALID, "malformed request");
                 return;
         }
-        if (follow->active || agent->damaged || agent->removed || agent->quarantined ||
-            !heal_may_touch(agent) || follow->n_followers >= MAX_FOLLOWERS) {
+        /* A damaged log is no reason: what was applied is committed, and perhaps nobody else can tell of it.
+         */
+        if (follow->active || agent->removed || agent->quarantined || !heal_may_touch(agent) ||
+            follow->n_followers >= MAX_FOLLOWERS) {
                 outside->call_end(outside->userdata, call, PEERS_FAILED_PRECONDITION,
                                   "this host does not serve followers");
                 return;

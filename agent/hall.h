@@ -360,6 +360,7 @@ typedef struct RoleView { /* leader: what is known of a member */
         uint64_t applied;
         uint64_t status_usec;    /* when it last told */
         uint64_t connected_usec; /* last seen connected */
+        uint64_t member_index;   /* here it is known to belong: whoever applied that lets it in */
         uint64_t promoted_usec, promoted_index;
         uint64_t fetch_usec;                        /* told to fetch a snapshot */
         uint64_t sent_usec, sent_index;             /* took one to its end */

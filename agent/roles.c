@@ -1,8 +1,9 @@
 /* Who votes. The leader keeps an odd number of voters (1, 3 from the third host on, 5 from the seventh) and
  * replaces one that has been dead for a while; each change of the set is one joint change. A set grows only
  * by hosts whose disk answered just now: the leader asks an observer to make its tree a base (PROMOTE), it
- * does so, durably, and says so (PROMOTED); only then is the change proposed. Removing a member that votes
- * demotes it first.
+ * does so, durably, and says so (PROMOTED); only then is the change proposed. That base lies behind the
+ * entries by which all who are to vote became members: two voters that refuse each other as strangers are no
+ * majority. Removing a member that votes demotes it first.
  *
  * Administration is the leader's to do, whoever is asked: tasks that begin on another host travel there as
  * Admin. */
@@ -170,6 +171,10 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
         if (!agent->follow.active || agent->removed || agent->quarantined || snapshot_fetching(agent) ||
             !heal_may_touch(agent) || agent->tree_status.conf.n_voters == 0)
                 return;
+        if (agent->tree_status.applied < promote->index) {
+                SIM_SEEN("roles: does not know yet whom it would vote with");
+                return;
+        }
         if (roles->promote_index != 0 && roles->promote_from == from)
                 return; /* on the way already */
         if (roles->promote_seq != 0) {
@@ -425,9 +430,14 @@ static int add_full(const Member *member, void *userdata) {
 
 static bool full_members(Agent *agent) {
         Roles *roles = &agent->roles;
-        if (!roles->full_known) {
-                roles->n_full = 0;
-                roles->full_known = tree_members(agent->tree, add_full, roles) == 0;
+        if (roles->full_known)
+                return true;
+        roles->n_full = 0;
+        roles->full_known = tree_members(agent->tree, add_full, roles) == 0;
+        for (size_t i = 0; roles->full_known && i < roles->n_full; i++) {
+                RoleView *view = roles_view(agent, roles->full[i]);
+                if (view->member_index == 0)
+                        view->member_index = agent->tree_status.applied;
         }
         return roles->full_known;
 }
@@ -456,10 +466,18 @@ static bool same_voters(const Conf *conf, const uint64_t *voters, unsigned n) {
         return true;
 }
 
-static void ask_promotions(Agent *agent, const uint64_t *hosts, unsigned n) {
+/* Whose tree is here lets all of them in. */
+static uint64_t members_index(Agent *agent, const uint64_t *hosts, unsigned n) {
+        uint64_t index = 0;
+        for (unsigned i = 0; i < n; i++)
+                index = MAX(index, roles_view(agent, hosts[i])->member_index);
+        return index;
+}
+
+static void ask_promotions(Agent *agent, const uint64_t *hosts, unsigned n, uint64_t least) {
         Letter letter = {
                 .kind = LETTER_PROMOTE,
-                .promote = {.term = agent->raft_status.term, .index = agent->raft_status.commit},
+                .promote = {.term = agent->raft_status.term, .index = least},
         };
         for (unsigned i = 0; i < n; i++)
                 (void)hall_send(agent, hosts[i], &letter);
@@ -478,10 +496,10 @@ void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted) 
         agent->duty_usec = 0;
 }
 
-static bool all_promoted(Agent *agent, const uint64_t *hosts, unsigned n) {
+static bool all_promoted(Agent *agent, const uint64_t *hosts, unsigned n, uint64_t least) {
         for (unsigned i = 0; i < n; i++) {
                 RoleView *view = roles_view(agent, hosts[i]);
-                if (view->promoted_usec == 0 ||
+                if (view->promoted_usec == 0 || view->promoted_index < least ||
                     agent->now_usec - view->promoted_usec > 2 * agent->options.election_usec)
                         return false;
         }
@@ -530,8 +548,9 @@ static void plan_voters(Agent *agent) {
         if (n < status->conf->n_voters && agent->now_usec - agent->leader_since_usec < FRESH_USEC)
                 return;
 
-        if (!all_promoted(agent, plan.add, n_add)) {
-                ask_promotions(agent, plan.add, n_add);
+        uint64_t least = members_index(agent, voters, n);
+        if (!all_promoted(agent, plan.add, n_add, least)) {
+                ask_promotions(agent, plan.add, n_add, least);
                 return;
         }
         int r = raft_change(agent->raft, voters, n, agent->now_usec);

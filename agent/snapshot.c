@@ -88,7 +88,7 @@ void snapshot_called(Agent *agent, PeersCall *call, uint64_t host) {
 
         end_earlier(agent, host);
 
-        if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->quarantined || agent->damaged ||
+        if (snapshots->n_sends >= MAX_SENDS || agent->removed || agent->quarantined ||
             agent->tree_status.conf.n_voters == 0 || !heal_may_touch(agent)) {
                 SIM_SEEN("snapshot: none to give now");
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
