@@ -38,6 +38,60 @@ static void test_two_trees(void **state) {
         bench_free(other);
 }
 
+/* Value 0: there is none. */
+static void set_numbered(Bench *bench, unsigned key, unsigned value) {
+        char path[24], text[16];
+        snprintf(path, sizeof(path), "/n/%u", key);
+        snprintf(text, sizeof(text), "%u", value);
+        assert_status(value != 0 ? set(bench, path, text) : delete (bench, path, 0), RESULT_DONE);
+}
+
+static void check_numbered(Bench *bench, unsigned key, unsigned value) {
+        char path[24], text[16];
+        snprintf(path, sizeof(path), "/n/%u", key);
+        snprintf(text, sizeof(text), "%u", value);
+        assert_string_equal(value_of(bench, path) ?: "0", text);
+}
+
+/* More paths than memory knows, written and deleted at random; more pointers and rows than may wait. One
+ * tree commits often and has checkpoints beside it, the other nearly never and reads much: they agree with
+ * each other, with what was written, and with their own files. */
+static void test_more_than_is_known(void **state) {
+        enum { KEYS = 20000, CHANGES = 50000 };
+        Bench *bench = *state, *other;
+        assert_int_equal(bench_setup((void **)&other), 0);
+        bench->options.thread = true;
+        bench_reopen(bench, true);
+        tree_want_previous(other->tree, false);
+        unsigned *values = calloc(KEYS, sizeof(*values));
+        assert_non_null(values);
+        Random random = {7};
+        for (unsigned i = 1; i <= CHANGES; i++) {
+                unsigned key = i <= KEYS ? i - 1 : (unsigned)random_below(&random, KEYS);
+                check_numbered(i % 2 ? other : bench, key, values[key]);
+                values[key] = i % 11 == 0 && values[key] != 0 ? 0 : i;
+                set_numbered(bench, key, values[key]);
+                set_numbered(other, key, values[key]);
+                if (i % 100 == 0)
+                        assert_int_equal(tree_commit(bench->tree), 0);
+                if (i % 10000 == 7000) /* what waits outlives what is only known */
+                        for (unsigned k = 0; k < 2 * KEYS; k++)
+                                check_numbered(other, k % KEYS, values[k % KEYS]);
+                if (i % 1000 == 0) {
+                        tree_checkpoint(bench->tree);
+                        assert_memory_equal(digest_of(bench).sum, digest_of(other).sum, 16);
+                }
+        }
+        free(values);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+        assert_int_equal(tree_scrub(other->tree), 0);
+        bench_reopen(bench, true);
+        bench_reopen(other, true);
+        assert_int_equal(tree_scrub(bench->tree), 0);
+        assert_memory_equal(digest_of(bench).sum, digest_of(other).sum, 16);
+        bench_free(other);
+}
+
 /* Slices of a scrub between 20,000 random commands, with rollbacks and pruning: pass after pass comes to its
  * end, and none calls what changed meanwhile rot. */
 static void test_scrub_beside_changes(void **state) {
@@ -195,6 +249,7 @@ static void test_cost(void **state) {
 int main(void) {
         const struct CMUnitTest tests[] = {
                 TEST(test_two_trees),
+                TEST(test_more_than_is_known),
                 TEST(test_scrub_beside_changes),
                 TEST(test_scrub_finds_what_fits),
                 TEST(test_digest_sees_differences),
