@@ -426,7 +426,7 @@ unsigned roles_voters_wanted(unsigned n_members, unsigned max_voters);
 
 /* ---- share.c ---- */
 
-bool share_call(Agent *agent, uint64_t host);     /* false: it calls too often */
+bool share_call(Agent *agent, uint64_t host, bool admin); /* false: it calls too often */
 bool share_question(Agent *agent, uint64_t host); /* false: too many under way; else share_answered() */
 void share_answered(Agent *agent, uint64_t host);
 void shares_reset(Agent *agent);

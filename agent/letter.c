@@ -161,7 +161,7 @@ void agent_called(Agent *agent, PeersCall *call, uint64_t host, const uint8_t ke
                 join_called(agent, call, key, request);
         else if (host == 0)
                 outside->call_end(outside->userdata, call, PEERS_DENIED, "not a member");
-        else if (!share_call(agent, host))
+        else if (!share_call(agent, host, strcmp(method, CALL_ADMIN) == 0))
                 outside->call_end(outside->userdata, call, PEERS_EXHAUSTED,
                                   "this member calls too often; wait a second");
         else if (strcmp(method, CALL_FOLLOW) == 0)

@@ -1,8 +1,8 @@
 /* What one member may ask of this host. Members are trusted with the tree, not with all of this host's time:
  * one that is broken, or broken into, must not keep the others from it.
  *
- *      calls (Follow, Snapshot, Admin)     so many at once, then so many a second: each may pin a snapshot
- * or begin a stream questions (ReadIndex)               so many under way; hosts ask once per wake for all
+ *      calls       so many at once, then so many a second, of Follow and Snapshot (each may begin a stream
+ * or pin a snapshot) and of Admin questions   (ReadIndex) so many under way; hosts ask once per wake for all
  * their readers
  *
  * Who wants more is refused, and asks again later by himself. */
@@ -12,8 +12,8 @@
 #define CALL_USEC (USEC_PER_SEC / LIMIT_CALLS_PER_SECOND)
 
 typedef struct Share {
-        uint64_t host;      /* key */
-        uint64_t paid_usec; /* its calls are paid for until then, one CALL_USEC each */
+        uint64_t host;         /* key */
+        uint64_t paid_usec[2]; /* its calls are paid for until then, one CALL_USEC each; [1]: Admin */
         unsigned questions;
         UT_hash_handle hh;
 } Share;
@@ -35,16 +35,16 @@ static Share *share_of(Agent *agent, uint64_t host) {
         return NULL;
 }
 
-bool share_call(Agent *agent, uint64_t host) {
+bool share_call(Agent *agent, uint64_t host, bool admin) {
         Share *share = share_of(agent, host);
         if (!share)
                 return false;
-        uint64_t paid = MAX(share->paid_usec, agent->now_usec);
+        uint64_t paid = MAX(share->paid_usec[admin], agent->now_usec);
         if (paid - agent->now_usec > LIMIT_CALLS_AT_ONCE * CALL_USEC) {
                 SIM_SEEN("share: a member calls too often");
                 return false;
         }
-        share->paid_usec = paid + CALL_USEC;
+        share->paid_usec[admin] = paid + CALL_USEC;
         return true;
 }
 

@@ -16,17 +16,17 @@ static Agent *nobody(void) {
 static void calls_have_a_rate(void **state) {
         Agent *agent = nobody();
         unsigned n = 0;
-        while (share_call(agent, 2))
+        while (share_call(agent, 2, false))
                 n++;
         assert_in_range(n, LIMIT_CALLS_AT_ONCE, LIMIT_CALLS_AT_ONCE + 1);
-        assert_true(share_call(agent, 3));
+        assert_true(share_call(agent, 3, false) && share_call(agent, 2, true));
         agent->now_usec += USEC_PER_SEC;
-        for (n = 0; share_call(agent, 2); n++)
+        for (n = 0; share_call(agent, 2, false); n++)
                 ;
         assert_int_equal(n, LIMIT_CALLS_PER_SECOND);
         /* After a pause all at once again, and no more. */
         agent->now_usec += 3600 * USEC_PER_SEC;
-        for (n = 0; share_call(agent, 2); n++)
+        for (n = 0; share_call(agent, 2, false); n++)
                 ;
         assert_in_range(n, LIMIT_CALLS_AT_ONCE, LIMIT_CALLS_AT_ONCE + 1);
         shares_reset(agent);
