@@ -46,8 +46,9 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
          */
         if (agent->log_full && message->type == RAFT_APPEND && message->n_entries > 0)
                 return;
-        words_heard(agent, members_connection(agent, host), message);
         int r = raft_receive(agent->raft, message, agent->now_usec);
+        if (r == 0)
+                words_heard(agent, members_connection(agent, host), message);
         if (r < 0)
                 hall_fail(agent, r, "The core ran out of memory");
         if (r == 0 && (message->type == RAFT_APPEND || message->type == RAFT_BEAT))

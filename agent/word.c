@@ -54,8 +54,8 @@ static bool is_word(const RaftMessage *m) {
 void words_heard(Agent *agent, Connection *connection, const RaftMessage *m) {
         Word word = {.term = m->term, .index = m->match, .seat = connection->word.seat};
 
-        if (!is_word(m))
-                return;
+        if (!is_word(m) || m->term < agent->raft_status.term)
+                return; /* what is said in a term that is over counts for nothing */
         if (m->type == RAFT_VOTE || m->type == RAFT_VOTE_REPLY)
                 word.index = 0;
         if (!is_less(&connection->word, &word))

@@ -78,6 +78,7 @@ static void note_promise(SimHost *hearer, Heard *h, const RaftMessage *m) {
 
 int __wrap_raft_receive(Raft *raft, const RaftMessage *message, uint64_t now_usec) {
         SimHost *hearer = host_of_raft(raft), *host = host_of(message->from);
+        Heard *now = NULL;
         if (hearer && host && host != hearer && speaks(hearer, host)) {
                 Heard *h = &heard[hearer->i][host->i];
                 uint64_t start = log_state(host->agent->log)->start;
@@ -90,7 +91,11 @@ int __wrap_raft_receive(Raft *raft, const RaftMessage *message, uint64_t now_use
                         h->start = start;
                 }
                 compare(hearer, host, h);
-                note_promise(hearer, h, message);
+                now = h;
         }
-        return __real_raft_receive(raft, message, now_usec);
+        bool timely = now && message->term >= hearer->agent->raft_status.term;
+        int r = __real_raft_receive(raft, message, now_usec);
+        if (r == 0 && timely) /* what is refused, or said in a term that is over, counts for nothing */
+                note_promise(hearer, now, message);
+        return r;
 }
