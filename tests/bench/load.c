@@ -23,7 +23,8 @@ struct Load {
         Verb verb;
         unsigned n_clients, n_links, n_keys, n_watchers, value_size;
         double seconds, warm_up;
-        Client *clients;
+        Client **clients;
+        uint64_t patience_nsec; /* after so long another question is asked in its place; 0: never */
         Link **links, **watchers;
         uint8_t *value;
         int epoll_fd;
@@ -139,7 +140,7 @@ static bool is_watched(const Load *load) {
 /* One write of a measurement of watchers is over when it was answered and all have heard. An instance is
  * withdrawn then, which is not counted, and the next one comes when nobody sees it any more. */
 static bool watch_next(Load *load) {
-        Client *client = &load->clients[0];
+        Client *client = load->clients[0];
 
         if (client->waiting || load->withdrawing || load->n_heard < load->n_watchers)
                 return false;
@@ -154,7 +155,7 @@ static bool watch_next(Load *load) {
 }
 
 static void register_next(Load *load) {
-        Client *client = &load->clients[0];
+        Client *client = load->clients[0];
 
         if (!load->withdrawing || !load->withdrawn || !load->gone)
                 return;
@@ -180,6 +181,12 @@ Verb load_verb(const Load *load) {
 void load_answered(Client *client, const char *error) {
         Load *load = &the_load;
 
+        if (client->given_up) { /* late, but an answer */
+                if (!error)
+                        note(load, client->sent_nsec, now_nsec());
+                free(client);
+                return;
+        }
         client->waiting = false;
         load->n_waiting--;
         if (error && load->n_errors++ == 0)
@@ -195,6 +202,29 @@ void load_answered(Client *client, const char *error) {
         ask(load, client);
 }
 
+static Client *new_client(Link *link) {
+        Client *client = calloc(1, sizeof(Client));
+        if (!client)
+                load_die("a client", strerror(ENOMEM));
+        client->link = link;
+        return client;
+}
+
+static void lose_patience(Load *load) {
+        uint64_t now = now_nsec();
+
+        for (unsigned i = 0; i < load->n_clients; i++) {
+                Client *client = load->clients[i];
+                if (!client->waiting || now - client->sent_nsec < load->patience_nsec)
+                        continue;
+                client->given_up = true;
+                load->n_waiting--;
+                load->clients[i] = new_client(client->link);
+                ask(load, load->clients[i]);
+                load->driver->flush(client->link);
+        }
+}
+
 void load_watching(Load *load) {
         load->n_watching++;
 }
@@ -202,7 +232,8 @@ void load_watching(Load *load) {
 void load_heard(Load *load) {
         load->n_heard++;
         if (load->n_watching == load->n_watchers && watch_next(load))
-                load->driver->flush(load->clients[0].link); /* another connection was read; this one waits */
+                load->driver->flush(
+                        load->clients[0]->link); /* another connection was read; this one waits */
 }
 
 /* ---- The loop ---- */
@@ -221,13 +252,16 @@ void load_poll(Load *load, LoadPoll *poll, uint32_t events) {
 static void wait_once(Load *load) {
         struct epoll_event events[EVENTS_PER_WAIT];
 
-        int n = epoll_wait(load->epoll_fd, events, EVENTS_PER_WAIT, 1000);
+        int n = epoll_wait(load->epoll_fd, events, EVENTS_PER_WAIT,
+                           load->patience_nsec > 0 ? (int)(load->patience_nsec / 2000000) + 1 : 1000);
         if (n < 0 && errno != EINTR)
                 load_die("epoll", strerror(errno));
         for (int i = 0; i < n; i++) {
                 LoadPoll *poll = events[i].data.ptr;
                 poll->ready(poll->p, events[i].events);
         }
+        if (load->patience_nsec > 0)
+                lose_patience(load);
 }
 
 static void begin_watching(Load *load) {
@@ -255,7 +289,7 @@ static void run(Load *load) {
         load->measure_nsec = load->verb == VERB_FILL ? begin : begin + (uint64_t)(load->warm_up * 1e9);
         load->end_nsec = load->measure_nsec + (uint64_t)(load->seconds * 1e9);
         for (unsigned i = 0; i < load->n_clients; i++)
-                ask(load, &load->clients[i]);
+                ask(load, load->clients[i]);
         for (unsigned i = 0; i < load->n_links; i++)
                 load->driver->flush(load->links[i]);
         while (load->n_waiting > 0 || (is_watched(load) && !is_over(load))) {
@@ -263,6 +297,14 @@ static void run(Load *load) {
                 if (load->verb != VERB_FILL && now_nsec() > load->end_nsec + DRAIN_SECONDS * NSEC_PER_SEC)
                         load_die("an answer never came", strerror(ETIMEDOUT));
         }
+}
+
+/* The longest time without an answer, the last one of the measurement included. */
+static uint64_t gap_nsec(const Load *load) {
+        if (load->verb == VERB_FILL || load->last_nsec == 0 || load->last_nsec >= load->end_nsec)
+                return load->gap_nsec;
+        uint64_t last = load->end_nsec - load->last_nsec;
+        return last > load->gap_nsec ? last : load->gap_nsec;
 }
 
 static void print(const Load *load) {
@@ -274,7 +316,7 @@ static void print(const Load *load) {
                "\"p99_usec\": %.1f, \"max_usec\": %.1f, \"gap_usec\": %.1f}\n",
                load->driver->name, load->n_clients, seconds, load->n, load->n_all, load->n_errors,
                load->error, (double)load->n / seconds, quantile_usec(load, 0.5), quantile_usec(load, 0.99),
-               (double)load->max_nsec / 1000, (double)load->gap_nsec / 1000);
+               (double)load->max_nsec / 1000, (double)gap_nsec(load) / 1000);
 }
 
 /* ---- The command line ---- */
@@ -291,6 +333,7 @@ static void usage(const Driver *driver, FILE *to) {
                 "  --watchers=N      watch: how many, each with a connection of its own, at the last address (100)\n"
                 "  --seconds=S       length of the measurement (5)\n"
                 "  --warm-up=S       time before it that does not count (1)\n"
+                "  --patience=MSEC   who has no answer after so long asks again, and the answer may come still (endless)\n"
                 "  --keys=N          /bench/00000 and following (10000)\n"
                 "  --size=BYTES      of a value (256)\n",
                 driver->name, driver->address);
@@ -326,6 +369,9 @@ static bool parse_option(Load *load, int option) {
         case 'w':
                 load->warm_up = strtod(optarg, NULL);
                 return true;
+        case 'p':
+                load->patience_nsec = strtoul(optarg, NULL, 10) * 1000000;
+                return true;
         case 'k':
                 load->n_keys = (unsigned)strtoul(optarg, NULL, 10);
                 return true;
@@ -345,15 +391,11 @@ static bool is_sane(const Load *load) {
 
 static void parse(Load *load, int argc, char **argv) {
         static const struct option options[] = {
-                {"clients", required_argument, NULL, 'c'},
-                {"links", required_argument, NULL, 'l'},
-                {"watchers", required_argument, NULL, 'n'},
-                {"seconds", required_argument, NULL, 's'},
-                {"warm-up", required_argument, NULL, 'w'},
-                {"keys", required_argument, NULL, 'k'},
-                {"size", required_argument, NULL, 'z'},
-                {"help", no_argument, NULL, 'h'},
-                {},
+                {"clients", required_argument, NULL, 'c'},  {"links", required_argument, NULL, 'l'},
+                {"watchers", required_argument, NULL, 'n'}, {"seconds", required_argument, NULL, 's'},
+                {"warm-up", required_argument, NULL, 'w'},  {"patience", required_argument, NULL, 'p'},
+                {"keys", required_argument, NULL, 'k'},     {"size", required_argument, NULL, 'z'},
+                {"help", no_argument, NULL, 'h'},           {},
         };
         int option;
 
@@ -387,7 +429,7 @@ static void connect_all(Load *load, char **addresses, unsigned n_addresses) {
         for (unsigned i = 0; i < load->n_links; i++)
                 load->links[i] = load->driver->open(load, addresses[i % n_addresses]);
         for (unsigned i = 0; i < load->n_clients; i++)
-                load->clients[i].link = load->links[i % load->n_links];
+                load->clients[i] = new_client(load->links[i % load->n_links]);
         for (unsigned i = 0; i < load->n_watchers; i++)
                 load->watchers[i] = load->driver->open(load, addresses[n_addresses - 1]);
 }
@@ -406,7 +448,7 @@ int load_main(const Driver *driver, int argc, char **argv) {
         load->driver = driver;
         parse(load, argc, argv);
         load->random = now_nsec() | 1;
-        load->clients = calloc(load->n_clients, sizeof(Client));
+        load->clients = calloc(load->n_clients, sizeof(Client *));
         load->links = calloc(load->n_links, sizeof(Link *));
         load->watchers = calloc(load->n_watchers + 1, sizeof(Link *));
         load->value = malloc(load->value_size + 1);

@@ -33,6 +33,7 @@ typedef struct Client {
         Link *link;
         uint64_t sent_nsec;
         bool waiting;
+        bool given_up; /* another asks in its place; it is freed when its answer comes after all */
 } Client;
 
 typedef struct Driver {

@@ -169,25 +169,38 @@ static void on_change_of_instances(zhandle_t *zk, int type, int state, const cha
 
 /* ---- Connections ---- */
 
+/* Servers hang up when they lose their leader; the library looks for another one by itself, when it is asked
+ * what to wait for. */
+static bool is_lost(int r) {
+        return r == ZCONNECTIONLOSS || r == ZOPERATIONTIMEOUT;
+}
+
 static void zookeeper_flush(Link *link) {
         struct timeval timeout;
-        int fd, interest;
+        int fd = -1, interest = 0;
 
-        expect(zookeeper_interest(link->zk, &fd, &interest, &timeout), "a connection");
+        int r = zookeeper_interest(link->zk, &fd, &interest, &timeout);
+        if (!is_lost(r))
+                expect(r, "a connection");
         if (link->poll.events != 0 && fd != link->poll.fd)
-                load_poll(link->load, &link->poll, 0);
+                link->poll.events = 0;
         link->poll.fd = fd;
-        load_poll(link->load, &link->poll,
-                  (interest & ZOOKEEPER_READ ? EPOLLIN : 0u) | (interest & ZOOKEEPER_WRITE ? EPOLLOUT : 0u));
+        if (fd >= 0)
+                load_poll(link->load, &link->poll,
+                          (interest & ZOOKEEPER_READ ? EPOLLIN : 0u) |
+                                  (interest & ZOOKEEPER_WRITE ? EPOLLOUT : 0u));
 }
 
 static void on_link(void *p, uint32_t events) {
         Link *link = p;
+        bool in = events & (EPOLLIN | EPOLLERR | EPOLLHUP);
 
-        int r = zookeeper_process(link->zk, (events & EPOLLIN ? ZOOKEEPER_READ : 0) |
-                                                    (events & EPOLLOUT ? ZOOKEEPER_WRITE : 0));
-        if (r != ZOK && r != ZNOTHING)
+        int r = zookeeper_process(link->zk,
+                                  (in ? ZOOKEEPER_READ : 0) | (events & EPOLLOUT ? ZOOKEEPER_WRITE : 0));
+        if (r != ZOK && r != ZNOTHING && !is_lost(r))
                 load_die("a connection ended", zerror(r));
+        if (is_lost(r))
+                link->poll.events = 0; /* closed, and so out of the epoll; the next may have its number */
         zookeeper_flush(link);
 }
 
@@ -227,6 +240,7 @@ static Link *zookeeper_open(Load *load, const char *address) {
         if (!link)
                 load_die(address, strerror(ENOMEM));
         zoo_set_debug_level(ZOO_LOG_LEVEL_ERROR);
+        zoo_deterministic_conn_order(1); /* the first of several, as long as it takes us */
         link->load = load;
         link->zk = zookeeper_init(address, NULL, SESSION_MSEC, NULL, link, 0);
         if (!link->zk)
@@ -249,7 +263,7 @@ static void zookeeper_hang_up(Link *link) {
 int main(int argc, char **argv) {
         static const Driver driver = {
                 .name = "zookeeper",
-                .address = "HOST:PORT of a server",
+                .address = "HOST:PORT of a server; of several, with commas, whoever is there",
                 .open = zookeeper_open,
                 .ask = zookeeper_ask,
                 .flush = zookeeper_flush,

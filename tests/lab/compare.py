@@ -60,6 +60,8 @@ class Treaty:
     def address(self, member):
         return member.socket
 
+    any_address = address
+
     def bus_address(self, bus):
         """A follower's where the choice is free; a read of what the agent knows costs the same everywhere."""
         return f"bus:/proc/{self.bus_agent(bus).pid}/root/run/dbus/system_bus_socket"
@@ -100,6 +102,11 @@ class Rival:
 
     def address(self, member):
         return member.address
+
+    def any_address(self, member):
+        """ZooKeeper's servers hang up when they lose their leader, and its client goes to another then."""
+        others = [m.address for m in self.members if m is not member]
+        return ",".join([member.address] + others) if self.name == "zookeeper" else member.address
 
     def kill(self, member):
         member.stop()
@@ -245,16 +252,16 @@ def registration(systems, medians, rounds, seconds):
 
 
 def failover(systems, medians, rounds):
-    """A lone writer at a follower; the leader is killed; the longest time between two answers."""
+    """A lone writer at a follower, who asks anew after 100 ms; the leader is killed; the longest time between two answers."""
     import threading
     for _ in range(rounds):
         for system in systems:
             leader, writer = system.leader(), member_of(system, "follower")
             timer = threading.Timer(1.5, system.kill, (leader,))
             timer.start()
-            with contextlib.suppress(LabError):
-                done = run(f"{build.BUILD}/tests/bench/{system.program}", "--clients=1", "--seconds=6", "--warm-up=0.5",
-                           "--keys=10000", "set", system.address(writer), timeout=60)
+            with forgiven(system):
+                done = run(f"{build.BUILD}/tests/bench/{system.program}", "--clients=1", "--seconds=8", "--warm-up=0.5",
+                           "--patience=100", "--keys=10000", "set", system.any_address(writer), timeout=60)
                 medians.add("failover", system, {"gap": json.loads(done.stdout)["gap_usec"] / 1e6})
             timer.join()
             system.revive(leader)
