@@ -608,8 +608,8 @@ static void pragma_set(sqlite3 *db, const char *name, const char *value) {
                 i++;
         assert(i < PRAGMAS);
         db->n_pragmas = MAX(db->n_pragmas, i + 1);
-        snprintf(db->pragmas[i].name, sizeof(db->pragmas[i].name), "%s", name);
-        snprintf(db->pragmas[i].value, sizeof(db->pragmas[i].value), "%s", value);
+        memcpy(db->pragmas[i].name, name, strlen(name) + 1);
+        memcpy(db->pragmas[i].value, value, strlen(value) + 1);
 }
 
 static const char *pragma_text(const sqlite3 *db, const char *name) {

@@ -116,6 +116,7 @@ void mix(uint64_t value);                          /* into the trace's hash */
 _Noreturn void broken(const char *format, ...) _printf_(1, 2);
 _Noreturn void stuck(const char *format, ...) _printf_(1, 2);
 _Noreturn void finish(int status);
+void directory_clear(const char *path); /* it is there afterwards, and empty */
 void world_begin(uint64_t seed, uint64_t ticks, bool verbose);
 
 /* ---- host.c ---- */

@@ -169,6 +169,14 @@ static int remove_one(const char *path, const struct stat *st, int type, struct 
         return remove(path);
 }
 
+void directory_clear(const char *path) {
+        (void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+        if (mkdir(path, 0700) < 0) {
+                perror(path);
+                _exit(SIM_USAGE);
+        }
+}
+
 static void tell_command(void) {
         Run again = {.seed = world.seed, .ticks = world.ticks, .narrow = world.narrow};
         char command[600];
@@ -236,11 +244,7 @@ void world_begin(uint64_t seed, uint64_t ticks, bool verbose) {
         world.random.state = seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
         const char *base = getenv("TMPDIR") ?: access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
         snprintf(world.directory, sizeof(world.directory), "%.30s/treaty-sim-%d", base, (int)getpid());
-        (void)nftw(world.directory, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-        if (mkdir(world.directory, 0700) < 0) {
-                perror(world.directory);
-                _exit(SIM_USAGE);
-        }
+        directory_clear(world.directory);
         const int caught[] = {SIGABRT, SIGSEGV, SIGBUS, SIGFPE, SIGXCPU};
         for (size_t i = 0; i < ELEMENTSOF(caught); i++)
                 signal(caught[i], on_signal);
