@@ -10,7 +10,7 @@ import subprocess
 import time
 
 from . import packages
-from .tools import LabError, say, write
+from .tools import LabError, write
 
 PACKAGES = """etcd-server etcd-client zookeeper libzookeeper-st-dev default-jre-headless""".split()
 HOST = "127.0.0.1"
