@@ -7,7 +7,6 @@
  *
  * Who wants more is refused, and asks again later by himself. */
 #include "hall.h"
-#include "base/seen.h"
 
 #define CALL_USEC (USEC_PER_SEC / LIMIT_CALLS_PER_SECOND)
 
@@ -41,7 +40,6 @@ bool share_call(Agent *agent, uint64_t host, bool admin) {
                 return false;
         uint64_t paid = MAX(share->paid_usec[admin], agent->now_usec);
         if (paid - agent->now_usec > LIMIT_CALLS_AT_ONCE * CALL_USEC) {
-                SIM_SEEN("share: a member calls too often");
                 return false;
         }
         share->paid_usec[admin] = paid + CALL_USEC;

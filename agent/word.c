@@ -77,14 +77,12 @@ bool words_are_broken(Agent *agent, Connection *connection, const LetterHello *h
                 *bound = (Word){};
                 return false;
         }
-        if (hello->log_term < bound->term) {
-                SIM_SEEN("word: a peer has forgotten a term");
-                return true;
-        }
-        bool lacks = hello->log_term == bound->term && hello->keeps_log && bound->seat != 0 &&
-                     bound->seat == seat_of(agent, connection->host) && hello->log_index < bound->index;
+        bool same_seat = bound->seat != 0 && bound->seat == seat_of(agent, connection->host);
+        bool lacks = hello->log_term < bound->term;
+        if (hello->log_term == bound->term && hello->keeps_log && same_seat)
+                lacks = hello->log_index < bound->index;
         if (lacks)
-                SIM_SEEN("word: a peer's log is shorter than what it gave its word for");
+                SIM_SEEN("word: a peer started with less than it gave its word for");
         return lacks;
 }
 
