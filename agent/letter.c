@@ -37,8 +37,9 @@ static void raft_letter(Agent *agent, uint64_t host, const RaftMessage *message)
                 return;
         if (message->type == RAFT_APPEND && agent->follow.active && !agent->raft_status.keeps_log) {
                 /* The leader counts on a log here that a restart has lost: begin it (again) where the tree
-                 * is. */
-                LetterPromote promote = {.term = message->term, .index = message->log_index};
+                 * is, wherever that may be: the change that names this host was made, and may wait for it.
+                 */
+                LetterPromote promote = {.term = message->term};
                 roles_promote(agent, host, &promote);
                 return;
         }
