@@ -13,7 +13,8 @@
 
 #define HEAD_BYTES      42
 #define HEAD_OWNER      18
-#define ROW_WAITS_BYTES 4096 /* a larger value is written at once */
+#define ROW_WAITS_BYTES 4096         /* a larger value is written at once */
+#define ROWS_WAIT_BYTES (512 * 1024) /* of all that wait for a checkpoint */
 
 /* ---- Bytes ---- */
 
@@ -252,7 +253,8 @@ static int row_wait(Tree *tree, const Row *row, Bytes head) {
         waiting->n++;
         if (waiting->n < TREE_AT_ONCE)
                 return 0;
-        bool patient = !tree->begun && waiting->n < TREE_WAITING_ROWS && maintain_holds_begin(tree);
+        bool room = waiting->n < TREE_WAITING_ROWS && waiting->bytes.size < ROWS_WAIT_BYTES;
+        bool patient = room && !tree->begun && maintain_holds_begin(tree);
         return patient ? 0 : rows_flush(tree);
 }
 
