@@ -580,8 +580,6 @@ int writer_work(Log *log) {
                 collect(log);
         int did = work_batch(log);
         if (did < 0) {
-                if (is_full(did))
-                        SIM_SEEN("log: a write finds no room");
                 writer->blocked = is_full(did);
                 return writer->blocked ? -ENOSPC : did;
         }
@@ -592,6 +590,8 @@ int writer_work(Log *log) {
         int r = work_others(log);
         if (r < 0 && !is_full(r))
                 return r;
+        if (r < 0)
+                SIM_SEEN("log: no room for the next segment");
         if (r <= 0)
                 writer->blocked = r < 0;
         if (r < 0)

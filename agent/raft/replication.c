@@ -526,7 +526,6 @@ int raft_loaded(Raft *raft, uint64_t id, Entry **entries, size_t n_entries, uint
                 if (entries[i]->index != from + i || entries[i]->term != logview_term(&raft->log, from + i))
                         n_entries = i;
         if (n_entries == 0) {
-                SIM_SEEN("raft: what was to be loaded is gone");
                 /* Trimmed meanwhile, most likely; then a snapshot is next. Ask again only after an answer.
                  */
                 if (peer->state == PEER_REPLICATE && from == peer->next) {

@@ -5,8 +5,8 @@
 
 #include <stddef.h>
 
-/* A leader's own no-op, changes of voters and one entry of any size pass the limit of bytes. */
-#define SLACK_BYTES (LIMIT_ENTRY_BYTES + 16 * 1024)
+/* What is appended to an empty tail is let in however large it is; clients here write up to 200 kB. */
+#define SLACK_BYTES (256 * 1024)
 
 static const char *bounds_of_peer(const Peer *peer) {
         if (peer->n_inflight > LIMIT_INFLIGHT_APPENDS)
@@ -19,7 +19,8 @@ static const char *bounds_of_peer(const Peer *peer) {
 }
 
 const char *bounds_of_core(const Raft *raft) {
-        if (raft->role == RAFT_LEADER && raft->uncommitted_bytes > LIMIT_UNCOMMITTED_BYTES + SLACK_BYTES)
+        if (raft->role == RAFT_LEADER &&
+            raft->uncommitted_bytes > raft->options.uncommitted_bytes + SLACK_BYTES)
                 return "bytes that are not committed";
         if (raft->role == RAFT_LEADER && raft->log.last - raft->commit > LIMIT_UNCOMMITTED_ENTRIES + 64)
                 return "entries that are not committed";

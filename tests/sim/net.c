@@ -176,6 +176,54 @@ static void side_silent(void *p, uint64_t side) {
                 side_ends(c, (unsigned)side, PEERS_DOWN_SILENT, false);
 }
 
+/* ---- Letters that come twice ---- */
+
+/* In every fourth run, with chances of its own: appends, offers and requests for votes come once more on the
+ * same connection, much later. A connection does not do that; a member that lost count may. Answers do not:
+ * they are promises. */
+static Random again_random;
+static bool again;
+
+typedef struct Again {
+        SimConnection *c;
+        unsigned to;
+        size_t size;
+        uint8_t data[];
+} Again;
+
+static void letter_comes_again(void *p, uint64_t a) {
+        Again *letter = p;
+        SimConnection *c = letter->c;
+        SimHost *host = c->side[letter->to], *source = c->side[!letter->to];
+        if (c->alive[letter->to] && host_runs(host) && !cuts[source->i][host->i])
+                agent_letter(host->agent, source->id, c->number[letter->to],
+                             BYTES(letter->data, letter->size));
+        free(letter);
+}
+
+static bool may_come_again(Bytes bytes) {
+        WireLetter decoded;
+        if (wire_letter_decode(bytes, &decoded) < 0)
+                return false;
+        const Letter *letter = &decoded.letter;
+        bool may = letter->kind == LETTER_OFFER ||
+                   (letter->kind == LETTER_RAFT &&
+                    (letter->raft.type == RAFT_APPEND || letter->raft.type == RAFT_VOTE ||
+                     letter->raft.type == RAFT_PREVOTE));
+        wire_letter_done(&decoded);
+        return may;
+}
+
+static void perhaps_again(SimConnection *c, unsigned to, Bytes bytes) {
+        if (!again || random_below(&again_random, 50) > 0 || !may_come_again(bytes))
+                return;
+        Again *letter = malloc(sizeof(Again) + bytes.size);
+        assert(letter);
+        *letter = (Again){.c = c, .to = to, .size = bytes.size};
+        memcpy(letter->data, bytes.data, bytes.size);
+        at(world.now + MSEC + random_below(&again_random, 8 * SEC), letter_comes_again, letter, 0);
+}
+
 static void letter_arrives(void *p, uint64_t from) {
         SimConnection *c = p;
         Flow *flow = &c->flow[from];
@@ -194,6 +242,7 @@ static void letter_arrives(void *p, uint64_t from) {
         Message *message = flow_pop(flow);
         mix(world.now ^ message->size << 20 ^ (uint64_t)host->i << 8 ^ source->i);
         agent_letter(host->agent, source->id, c->number[!from], BYTES(message->data, message->size));
+        perhaps_again(c, !from, BYTES(message->data, message->size));
         free(message);
 }
 
@@ -611,6 +660,8 @@ void net_table(Outside *outside) {
 /* ---- What goes wrong ---- */
 
 void net_begin(void) {
+        again_random.state = world.seed * UINT64_C(0x9e3779b97f4a7c15) + 1;
+        again = random_next(&again_random) % 4 == 0;
         static const uint64_t least[] = {30, 150, 1000, 8000};
         delay_least = least[below(ELEMENTSOF(least))];
         delay_more = 1 + delay_least * between(1, 4);
