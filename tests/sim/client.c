@@ -195,6 +195,12 @@ static void written(const RequestAnswer *answer, void *userdata) {
         op->revision = answer->result.revision;
         note("%s: %s %s -> %d, status %d, revision %llu", op->host->name, op->text, op->path, answer->answer,
              answer->result.status, (unsigned long long)op->revision);
+        bool decided = answer->answer == ANSWER_DONE || answer->answer == ANSWER_REFUSED;
+        if (decided && op->host->touched_tree) { /* it rots, and counts wrongly: nobody else was asked */
+                op_ends(client, OP_FORGOTTEN);
+                op->ended_usec = USEC_INFINITY;
+                return;
+        }
         switch (answer->answer) {
         case ANSWER_DONE:
                 op->state = OP_DONE;
