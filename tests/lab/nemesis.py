@@ -174,11 +174,18 @@ class Nemesis:
                 self.fleet.crash([host])
             told = host.on_disk("/usr/bin/python3", "-B", rot.__file__, "@", what, seed).strip()
         else:
-            told = rot.flip(host.path(STATE), what, str(seed))
+            told = until(lambda: self.flip(host, what, seed), 10, f"{host.name} to have a byte of its {what} to flip", step=0.05)
             time.sleep(0.2)
             if "killed" in how:
                 self.kill_agents([host])
         return f"{host.name} {how}: {told}"
+
+    def flip(self, host, what, seed):
+        """None: there is nothing of that kind just now; while there are writers, there will be."""
+        try:
+            return rot.flip(host.path(STATE), what, str(seed))
+        except (rot.Nothing, FileNotFoundError):
+            return None
 
     @kind("rot in the log", 3, disk=True)
     def rot_log(self):
@@ -222,7 +229,7 @@ class Nemesis:
                     if then == "agent killed":
                         self.kill_agents([host])
                     return
-            except (LabError, OSError, SystemExit):
+            except (LabError, OSError, rot.Nothing):
                 pass
             time.sleep(0.002)
 

@@ -16,6 +16,10 @@ import sys
 FRAME = 32
 
 
+class Nothing(Exception):
+    """There is no byte of that kind now: a tree that was just fetched has no WAL yet."""
+
+
 def records(data):
     """(offset, size, type) of every record of a segment, up to the zeros."""
     at = 0
@@ -34,7 +38,7 @@ def in_log(where, chance):
         with open(path, "rb") as f:
             places += [(path, *record) for record in records(f.read())]
     if not places:
-        raise SystemExit(f"{where} holds no log")
+        raise Nothing(f"{where} holds no log")
     # Of each type as often as of any other: votes are rarer than entries, and matter as much.
     kind = chance.choice(sorted({place[3] for place in places}))
     path, at, size, kind = chance.choice([place for place in places if place[3] == kind])
@@ -46,7 +50,7 @@ def in_file(pattern, page, chance):
     """A byte that is not zero, of a file that is made of pages."""
     paths = [p for p in sorted(glob.glob(pattern)) if os.path.getsize(p) > 0]
     if not paths:
-        raise SystemExit(f"there is no {pattern}")
+        raise Nothing(f"there is no {pattern}")
     path = chance.choice(paths)
     with open(path, "rb") as f:
         data = f.read()
@@ -82,4 +86,7 @@ def flip(where, kind, seed):
 
 
 if __name__ == "__main__":
-    print(flip(sys.argv[1], sys.argv[2], sys.argv[3]))
+    try:
+        print(flip(sys.argv[1], sys.argv[2], sys.argv[3]))
+    except Nothing as nothing:
+        print(f"nothing flipped, {nothing}")
