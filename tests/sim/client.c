@@ -628,7 +628,7 @@ void clients_changed(const Change *change) {
         SimHost *host = world.hosts[i - 1];
         uint64_t since = MAX(MAX(world.disturbed_usec, host->born_usec), host->own[slot].since_usec);
         uint64_t calm = world.now > since ? world.now - since : 0;
-        if (host->own[slot].wanted && calm > 3 * world.session_usec + 5 * SEC)
+        if (host->agent && host->own[slot].wanted && calm > 3 * world.session_usec + 5 * SEC)
                 broken("%s ended although its owner lives and nothing had happened for %.1f s", change->path,
                        (double)calm / SEC);
 }
