@@ -10,14 +10,12 @@
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
-#include <link.h>
 #include <malloc.h>
 #include <net/if.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -322,21 +320,6 @@ static uint32_t own_addresses(const Config *config, char (*ret)[LIMIT_ADDRESS_BY
         return n;
 }
 
-/* Code that only the start or a join needed stays mapped, a third of all that is. It is the page cache's:
- * what is needed again comes back with a page fault. */
-static int forget_code(struct dl_phdr_info *info, size_t size, void *userdata) {
-        for (int i = 0; i < info->dlpi_phnum; i++) {
-                const ElfW(Phdr) *part = info->dlpi_phdr + i;
-                if (part->p_type != PT_LOAD || part->p_flags != (PF_R | PF_X))
-                        continue;
-                uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = info->dlpi_addr + part->p_vaddr;
-                uintptr_t end = (begin + part->p_memsz + page - 1) & ~(page - 1);
-                begin &= ~(page - 1);
-                (void)madvise((void *)begin, end - begin, MADV_DONTNEED);
-        }
-        return 0;
-}
-
 static int on_addresses(sd_event_source *source, uint64_t usec, void *userdata) {
         Loop *loop = userdata;
         char addresses[LIMIT_ADDRESSES][LIMIT_ADDRESS_BYTES + 1];
@@ -344,7 +327,6 @@ static int on_addresses(sd_event_source *source, uint64_t usec, void *userdata) 
         if (n > 0)
                 agent_set_addresses(loop->agent, n, addresses);
         (void)malloc_trim(0); /* what a busy hour took goes back */
-        (void)dl_iterate_phdr(forget_code, NULL);
         (void)sd_event_source_set_time(source, now_boottime(NULL) + ADDRESSES_USEC);
         return sd_event_source_set_enabled(source, SD_EVENT_ONESHOT);
 }
