@@ -11,6 +11,7 @@
  * whoever reads the tree or a backup of it cannot join. Doing it again is harmless: a key that is a member
  * already is told yes. */
 #include "hall.h"
+#include "base/seen.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -642,7 +643,21 @@ static void join_automatically(Agent *agent) {
         join_begin(agent, &token, true, true, NULL, NULL);
 }
 
+/* The tree may have been fetched for an earlier wish to join, which this one took the place of: what it asks
+ * for is there, and is not fetched once more over it. */
+static void accept_switched(Agent *agent) {
+        JoinCall *join = &agent->join;
+        if (!join->active || join->accepted ||
+            memcmp(join->token.cluster, agent->tree_status.cluster, sizeof(join->token.cluster)) != 0)
+                return;
+        SIM_SEEN("join: the tree came by an earlier wish");
+        if (join->call)
+                agent->outside.call_free(agent->outside.userdata, TAKE(join->call));
+        join->accepted = true;
+}
+
 void join_switched(Agent *agent) {
+        accept_switched(agent);
         requests_reset(agent);
         reads_fail(agent, ANSWER_TIMEOUT); /* they waited for indexes of the cluster that was left */
         sessions_leave(agent);
