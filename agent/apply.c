@@ -91,7 +91,7 @@ static int apply_to_tree(Agent *agent, const Entry *entry, const EntryStamp *sta
                          const Conf *conf, Result *ret) {
         bool valid = command && join_signature_valid(agent, command);
         tree_want_previous(agent->tree, agent->watches.n_previous > 0);
-        int r = tree_apply(agent->tree, entry, stamp, command, conf, valid, WIRE_VERSION,
+        int r = tree_apply(agent->tree, entry, stamp, command, conf, valid, hall_version(agent),
                            command ? note_change : NULL, agent, ret);
         return r == -EBADMSG ? TREE_ROTTEN : r;
 }
@@ -120,8 +120,10 @@ static int apply_entry(Agent *agent, const Entry *entry) {
                 return TREE_HALTED;
         if (entry_stamp_read(entry, &stamp) < 0)
                 return -EBADMSG;
-        if (stamp.min_version > WIRE_VERSION)
+        if (stamp.min_version > hall_version(agent)) {
+                SIM_SEEN("apply: an entry that this host is too old for");
                 return TREE_HALTED;
+        }
         r = wire_command_decode(BYTES(entry->data + ENTRY_STAMP_BYTES, entry->size - ENTRY_STAMP_BYTES),
                                 &decoded);
         if (r < 0)

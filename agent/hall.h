@@ -767,6 +767,11 @@ static inline uint64_t hall_now(const Agent *agent) {
         return agent->outside.now(agent->outside.userdata);
 }
 
+/* The highest version of entries that this host can apply. */
+static inline uint32_t hall_version(const Agent *agent) {
+        return WIRE_VERSION - MIN(agent->options.older, (uint32_t)WIRE_VERSION);
+}
+
 static inline void hall_wake(Agent *agent) {
         if (!agent->in_turn)
                 agent->outside.wake(agent->outside.userdata);

@@ -57,7 +57,7 @@ void members_greet(Agent *agent, const Connection *connection) {
                                 .restore_epoch = agent->tree_status.restore_epoch,
                                 .host = agent->host.id,
                                 .start = log->start,
-                                .version = WIRE_VERSION,
+                                .version = hall_version(agent),
                         },
         };
         memcpy(letter.hello.cluster, agent->tree_status.cluster, sizeof(letter.hello.cluster));

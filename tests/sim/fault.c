@@ -482,8 +482,61 @@ void faults_begin(void) {
         note("faults: %s", text);
 }
 
+/* ---- Mixed versions ---- */
+
+/* In every sixth run, with chances of its own: one host after the other is set back to a version that can
+ * apply nothing of what is written now. It votes, stores, reads what it has, and stops where it knows no
+ * further: not an entry is skipped. Then it is upgraded and goes on. */
+static Random version_random;
+static SimHost *old_one;
+static uint64_t old_revision, old_cluster_usec;
+
+static void upgraded(void) {
+        SimHost *host = old_one;
+        if (!host)
+                return;
+        const Agent *agent = host->agent;
+        if (agent && host_is_in(host) && !host->touched && !agent->heal.bad && agent->halted &&
+            (agent->tree_status.revision > old_revision ||
+             agent->tree_status.cluster_usec > old_cluster_usec))
+                broken("%s applied what its version does not know: revision %llu, was %llu", host->name,
+                       (unsigned long long)agent->tree_status.revision, (unsigned long long)old_revision);
+        note("%s: upgraded", host->name);
+        old_one = NULL;
+        host->older = false;
+        if (agent)
+                host_kill(host, false);
+        host_restart_at(host, world.now + 200 * MSEC);
+}
+
+static void versions(void *p, uint64_t a) {
+        at(world.now + (5 + random_below(&version_random, 36)) * SEC, versions, NULL, 0);
+        if (old_one || !world.faults) {
+                upgraded();
+                return;
+        }
+        SimHost *host = world.hosts[random_below(&version_random, world.n_hosts)];
+        if (!host_runs(host) || !host_is_in(host) || host->touched || host->leaving ||
+            host->agent->failed != 0 || !heal_may_touch(host->agent))
+                return;
+        note("%s: an older version from now on", host->name);
+        old_revision = host->agent->told_revision;
+        old_cluster_usec = host->agent->tree_status.cluster_usec;
+        host->older = true;
+        old_one = host;
+        host_stop(host);
+        host_restart_at(host, world.now + 200 * MSEC);
+}
+
+void versions_begin(void) {
+        version_random.state = world.seed * UINT64_C(0xd1342543de82ef95) + 7;
+        if (world.n_hosts >= 3 && random_next(&version_random) % 6 == 0)
+                at(world.now + 5 * SEC, versions, NULL, 0);
+}
+
 void faults_end(void) {
         world.faults = false;
+        upgraded();
         for (unsigned a = 0; a < world.n_hosts; a++) {
                 SimHost *host = world.hosts[a];
                 host->paused_until = MIN(host->paused_until, world.now);

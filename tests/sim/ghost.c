@@ -368,7 +368,7 @@ void ghost_look(SimHost *host) {
                 return;
         if (agent->damaged && !world.may_rot && !host->touched)
                 broken("%s calls its log damaged", host->name);
-        if (agent->halted && !host->disk_fails && !host->touched)
+        if (agent->halted && !host->disk_fails && !host->touched && !host->older)
                 broken("%s halted", host->name);
         look_at_leader(host, &agent->raft_status);
         /* A full disk takes the open transaction back; what was seen of it is seen again before any read. */

@@ -137,6 +137,7 @@ struct SimHost {
         SimDisk *disk;
         Disk *door;   /* the agent sees its disk through this; NULL: as it is */
         Agent *agent; /* NULL: the process does not run */
+        bool older;   /* runs an older version, which knows no entry that is written now */
         bool powered, listening, dying, joining, automatic, accept_damage;
         bool set_back; /* its disk is not the one it had */
         unsigned life;
@@ -344,4 +345,5 @@ bool operator_helps(SimHost *host);   /* it ended or does not start: is that som
 void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
 void faults_end(void);                 /* everything heals */
+void versions_begin(void);             /* in some runs a host is older for a while */
 const char *fault_name(unsigned kind); /* NULL: there is none */

@@ -346,6 +346,7 @@ _Noreturn void plot(const Run *plan) {
         operator_begin();
         strangers_begin();
         guest_begin();
+        versions_begin();
         for (uint64_t left = plan->ticks; left > 0;) {
                 uint64_t ticks = MIN(left, (uint64_t)ROUND_TICKS);
                 live_through(ticks);
