@@ -11,11 +11,14 @@
 static Entry *next_entry(Agent *agent) {
         uint64_t index = agent->tree_status.applied + 1;
 
-        if (agent->follow.active)
-                return follow_next(agent, index);
+        Entry *entry = agent->follow.active ? follow_next(agent, index) : NULL;
+        /* Who votes no more and still has its log's tail needs nobody for what it knows to be committed:
+         * perhaps only there stands who the others are. */
+        if (entry || (agent->follow.active && !agent->raft_status.keeps_log))
+                return entry;
         if (index > agent->raft_status.commit)
                 return NULL;
-        Entry *entry = raft_entry(agent->raft, index);
+        entry = raft_entry(agent->raft, index);
         if (!entry)
                 entry = heal_entry(agent, index);
         if (!entry && agent->failed == 0)
