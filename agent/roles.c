@@ -483,14 +483,23 @@ static void ask_promotions(Agent *agent, const uint64_t *hosts, unsigned n, uint
                 (void)hall_send(agent, hosts[i], &letter);
 }
 
+/* It said so just now. */
+static bool is_fresh(const Agent *agent, const RoleView *view) {
+        return view->promoted_usec != 0 &&
+               agent->now_usec - view->promoted_usec <= 2 * agent->options.election_usec;
+}
+
 void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted) {
         if (!hall_is_leader(agent) || promoted->term != agent->raft_status.term)
                 return;
         if (promoted->index < agent->raft_status.conf_index)
                 return; /* from before the newest configuration: its log would lack it */
         RoleView *view = roles_view(agent, host);
+        bool news = !is_fresh(agent, view) || promoted->index > view->promoted_index;
         view->promoted_usec = agent->now_usec;
         view->promoted_index = promoted->index;
+        if (!news)
+                return; /* nothing to plan anew: the question would come at once, and so would this answer */
         agent->roles.work_usec = 0;
         agent->again = true;
         agent->duty_usec = 0;
@@ -499,8 +508,7 @@ void roles_promoted(Agent *agent, uint64_t host, const LetterPromote *promoted) 
 static bool all_promoted(Agent *agent, const uint64_t *hosts, unsigned n, uint64_t least) {
         for (unsigned i = 0; i < n; i++) {
                 RoleView *view = roles_view(agent, hosts[i]);
-                if (view->promoted_usec == 0 || view->promoted_index < least ||
-                    agent->now_usec - view->promoted_usec > 2 * agent->options.election_usec)
+                if (!is_fresh(agent, view) || view->promoted_index < least)
                         return false;
         }
         return true;
@@ -772,9 +780,10 @@ void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
         bool self_voter = request.action == ADMIN_REMOVE && request.host == agent->host.id;
         const Conf *conf = agent->raft_status.conf;
         if (self_voter && hall_is_leader(agent) && conf->n_voters == 1 && !conf_is_joint(conf))
-                return admin_reply(
-                        agent, call,
-                        &(AdminReply){.leader = true, .answer = ANSWER_REFUSED, .status = RESULT_LAST_VOTER});
+                return admin_reply(agent, call,
+                                   &(AdminReply){.leader = true,
+                                                 .answer = ANSWER_REFUSED,
+                                                 .status = RESULT_LAST_VOTER});
         if (self_voter && hall_is_leader(agent))
                 (void)raft_transfer(agent->raft, 0,
                                     agent->now_usec); /* who goes cannot do the work: ask the next one */

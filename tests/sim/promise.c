@@ -525,8 +525,30 @@ static void check_lead(SimHost *host, Shadow *shadow, const RaftMessage *m) {
                        host->name, LLU(m->term), LLU(m->match), LLU(durable->term), LLU(durable->last));
 }
 
+#define STORM 200 /* a second */
+
+/* Letters that nobody's wish made: one that makes an answer that makes one has no end. */
+static void check_storm(const SimHost *host, const SimHost *to, LetterKind kind) {
+        static struct {
+                uint64_t second;
+                unsigned n;
+        } sent[HOSTS_MAX][HOSTS_MAX][LETTER_HEAL + 1];
+        if (!to || kind == LETTER_RAFT || kind == LETTER_OFFER || kind == LETTER_OFFER_REFUSED ||
+            kind == LETTER_READ || kind == LETTER_READ_REPLY || (size_t)kind >= ELEMENTSOF(sent[0][0]))
+                return;
+        typeof(sent[0][0][0]) *these = &sent[host->i][to->i][kind];
+        if (these->second != world.now / SEC) {
+                these->second = world.now / SEC;
+                these->n = 0;
+        }
+        if (++these->n > STORM)
+                broken("%s sends %s more than %d letters of kind %d in a second", host->name, to->name,
+                       STORM, kind);
+}
+
 int __wrap_hall_send(Agent *agent, uint64_t to, const Letter *letter) {
         SimHost *host = host_of_agent(agent);
+        check_storm(host, host_of(to), letter->kind);
         Shadow *shadow = &shadows[host->i];
         const RaftMessage *m = &letter->raft;
 
