@@ -28,7 +28,22 @@ static void forget_last_update(Raft *raft) {
         raft->n_messages = 0;
 }
 
+/* While a base is on its way to the disk nothing is handed out; and the term may rise by it. A vote in the
+ * term before was true when it was cast and helps nobody now: no vote leaves behind the disk's newer term.
+ */
+static void old_votes_drop(Raft *raft) {
+        size_t n = 0;
+        for (size_t i = 0; i < raft->n_queue; i++) {
+                const RaftMessage *m = raft->queue + i;
+                bool vote = m->type == RAFT_VOTE || (m->type == RAFT_VOTE_REPLY && !m->refused);
+                if (!vote || m->term >= raft->term)
+                        raft->queue[n++] = *m;
+        }
+        raft->n_queue = n;
+}
+
 static void messages_hand_out(Raft *raft, RaftUpdate *ret) {
+        old_votes_drop(raft);
         RaftMessage *messages = raft->queue;
         size_t capacity = raft->queue_capacity;
 
