@@ -3,6 +3,7 @@
 #include "agent/tree/internal.h"
 #include "sim.h"
 
+#include <stdio.h>
 #include <string.h>
 
 typedef enum Fault {
@@ -489,13 +490,25 @@ void faults_begin(void) {
  * further: not an entry is skipped. Then it is upgraded and goes on. */
 static Random version_random;
 static SimHost *old_one;
+static char old_tree[LOG_TREE_NAME_BYTES];
 static uint64_t old_revision, old_cluster_usec;
+
+/* A tree that was fetched whole is as others left it, who knew what they applied: from there on. */
+void versions_look(SimHost *host) {
+        const Agent *agent = host->agent;
+        if (host != old_one || !agent || strcmp(agent->tree_name, old_tree) == 0)
+                return;
+        snprintf(old_tree, sizeof(old_tree), "%s", agent->tree_name);
+        old_revision = agent->tree_status.revision;
+        old_cluster_usec = agent->tree_status.cluster_usec;
+}
 
 static void upgraded(void) {
         SimHost *host = old_one;
         if (!host)
                 return;
         const Agent *agent = host->agent;
+        versions_look(host);
         if (agent && host_is_in(host) && !host->touched && !agent->heal.bad && agent->halted &&
             (agent->tree_status.revision > old_revision ||
              agent->tree_status.cluster_usec > old_cluster_usec))
@@ -520,6 +533,7 @@ static void versions(void *p, uint64_t a) {
             host->agent->failed != 0 || !heal_may_touch(host->agent))
                 return;
         note("%s: an older version from now on", host->name);
+        snprintf(old_tree, sizeof(old_tree), "%s", host->agent->tree_name);
         old_revision = host->agent->told_revision;
         old_cluster_usec = host->agent->tree_status.cluster_usec;
         host->older = true;

@@ -353,6 +353,7 @@ void ghost_look(SimHost *host) {
         Agent *agent = host->agent;
         const TreeStatus *tree = &agent->tree_status;
         promise_look(host);
+        versions_look(host);
         lease_look(host);
 
         host->no_tree = agent->heal.bad || agent->heal.suspect;

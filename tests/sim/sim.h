@@ -345,5 +345,6 @@ bool operator_helps(SimHost *host);   /* it ended or does not start: is that som
 void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
 void faults_end(void);                 /* everything heals */
+void versions_look(SimHost *host);     /* after each turn */
 void versions_begin(void);             /* in some runs a host is older for a while */
 const char *fault_name(unsigned kind); /* NULL: there is none */
