@@ -184,8 +184,11 @@ static int deliver(const WatchEvent *event, void *userdata) {
         if (host->diverged || host->no_tree || host->touched_tree) {
                 /* What it tells is wrong, or its watches end with its tree. When it is well again it tells
                  * from where it was. */
-                if (event->kind == WATCH_COMPACTED)
+                if (event->kind == WATCH_COMPACTED) {
                         host->oracle = watch_free(host->oracle);
+                        host->oracle_rests_until =
+                                world.now + 100 * MSEC; /* else it would end in each turn */
+                }
                 return 0;
         }
         switch (event->kind) {
@@ -233,7 +236,7 @@ static int deliver(const WatchEvent *event, void *userdata) {
 }
 
 void ghost_watch(SimHost *host) {
-        if (host->oracle || !host_is_in(host))
+        if (host->oracle || !host_is_in(host) || world.now < host->oracle_rests_until)
                 return;
         uint64_t revision;
         host->oracle_position = ghost_first(host->oracle_next);

@@ -158,6 +158,7 @@ struct SimHost {
         uint64_t applied, revision, revision_before, checked, oracle_next;
         size_t oracle_position;
         Watch *oracle;
+        uint64_t oracle_rests_until;
         bool unsure;            /* its gate was opened without quorum */
         bool diverged, no_tree; /* its tree was made wrong; was found bad and taken out of service */
         uint64_t sessions_at, sessions[HOSTS_MAX]; /* index, and what the others believed of theirs then */
