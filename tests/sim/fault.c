@@ -554,7 +554,6 @@ void faults_end(void) {
         for (unsigned a = 0; a < world.n_hosts; a++) {
                 SimHost *host = world.hosts[a];
                 host->paused_until = MIN(host->paused_until, world.now);
-                host->long_pause_until = MIN(host->long_pause_until, world.now + world.slept_usec);
                 host->stalled_until = 0;
                 host->die_in = 0;
                 simdisk_set_room(host->disk, UINT64_MAX), store_full(host, false);

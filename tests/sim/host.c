@@ -112,6 +112,12 @@ static void take_turn(SimHost *host) {
                 turn_before(host, host->paused_until);
                 return;
         }
+        if (host->paused_since != 0) { /* as long as it was, not as it was meant to be */
+                uint64_t awake = world.now + world.slept_usec;
+                if (awake - host->paused_since > 2 * SEC)
+                        host->long_pause_until = awake;
+                host->paused_since = 0;
+        }
         int r = agent_turn(host->agent);
         if (r < 0) {
                 failed(host, r);
@@ -148,8 +154,8 @@ void host_wake(SimHost *host) {
 
 void host_pause(SimHost *host, uint64_t usec) {
         host->paused_until = MAX(host->paused_until, world.now + usec);
-        if (usec > 2 * SEC)
-                host->long_pause_until = host->paused_until + world.slept_usec;
+        if (host->paused_since == 0)
+                host->paused_since = world.now + world.slept_usec;
 }
 
 /* ---- Life ---- */
@@ -248,7 +254,7 @@ void host_start(SimHost *host) {
         host->powered = true;
         host->restart_token++;
         host->born_usec = world.now;
-        host->paused_until = host->stalled_until = host->long_pause_until = 0;
+        host->paused_until = host->stalled_until = host->long_pause_until = host->paused_since = 0;
         host->unsure = false;
         host->applied = host->revision = 0;
         host->durable = UINT64_MAX;

@@ -144,6 +144,7 @@ struct SimHost {
         Random random;
         uint64_t booted_usec, boot_offset_usec;
         uint64_t paused_until, stalled_until;
+        uint64_t paused_since;     /* by true time; 0: it is not */
         uint64_t long_pause_until; /* … of one that its own clock shows it, by true time */
         uint64_t disk_token;
         bool disk_pending;
