@@ -113,7 +113,7 @@ bool tree_dirty(const Tree *tree,
  * becomes readable. News without the index one waits for means: somebody else read the file (an operator's
  * sqlite3) or the disk is full; ask again. */
 void tree_checkpoint(Tree *tree);
-int tree_fd(const Tree *tree); /* -1 without a thread */
+int tree_fd(const Tree *tree);        /* -1 without a thread */
 bool tree_has_news(const Tree *tree); /* it is readable, or about to be */
 /* Takes news from the thread (without a thread: does its work), and prunes a slice. 0, TREE_FULL (as from
  * tree_apply()), -errno = fatal. */

@@ -217,7 +217,8 @@ static bool run(char *line) {
                 return false;
         if (is_one_of(words[0], to_open) && n >= 2 && world.n_hosts == 0) {
                 unsigned voters = n > 2 ? (unsigned)strtoul(words[2], NULL, 10) : 0;
-                (*words[0] == 'h' ? machines_bare : machines_cluster)((unsigned)strtoul(words[1], NULL, 10), voters);
+                (*words[0] == 'h' ? machines_bare : machines_cluster)((unsigned)strtoul(words[1], NULL, 10),
+                                                                      voters);
                 return true;
         }
         if (is_one_of(words[0], to_each))

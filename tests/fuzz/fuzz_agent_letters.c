@@ -128,7 +128,8 @@ static void made_up(FuzzReader *in) {
                 letter.report = (LetterReport){.index = b, .digest = {(uint8_t)c}};
                 break;
         case LETTER_STATUS:
-                letter.status = (LetterStatus){.applied = b, .durable = c, .damaged = a & 1, .stranded = a & 2};
+                letter.status =
+                        (LetterStatus){.applied = b, .durable = c, .damaged = a & 1, .stranded = a & 2};
                 break;
         case LETTER_HEAL:
                 letter.heal = (LetterHeal){.term = a, .index = b, .start = c};
