@@ -301,8 +301,7 @@ static uint32_t collect(Agent *agent, uint64_t from, Entry **entries, bool *ret_
         if (n > 0 || from > commit)
                 return n;
         SIM_SEEN("follow: entries read back from the log");
-        int r = log_load(agent->log, from, (uint32_t)MIN((uint64_t)BATCH_ENTRIES, commit - from + 1),
-                         BATCH_BYTES, entries);
+        int r = log_load(agent->log, from, core_forgot(agent, from, BATCH_ENTRIES), BATCH_BYTES, entries);
         *ret_gone = r <= 0;
         return r > 0 ? (uint32_t)r : 0;
 }

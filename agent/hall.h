@@ -781,6 +781,10 @@ static inline void hall_wake(Agent *agent) {
 
 /* Remembers the first fatal error; the roof ends the process when it sees it. */
 int hall_fail(Agent *agent, int error, const char *what);
+/* How many committed entries from `from` on, which the core's memory has not, it has not either (at least
+ * that one, at most `max`): so many may be read back from the log. In the place of what memory has, the disk
+ * may still hold the tail of a term that is over. */
+uint32_t core_forgot(const Agent *agent, uint64_t from, uint32_t max);
 uint64_t hall_seq(Agent *agent);
 uint64_t hall_leader(const Agent *agent); /* host id, 0 unknown */
 uint64_t hall_term(const Agent *agent);

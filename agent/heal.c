@@ -393,7 +393,8 @@ Entry *heal_entry(Agent *agent, uint64_t index) {
         if (heal->n_queue == 0) {
                 SIM_SEEN("heal: committed entries are read back from the log");
                 Entry *entries[HEAL_QUEUE];
-                int r = log_load(agent->log, index, HEAL_QUEUE, 1024 * 1024, entries);
+                int r = log_load(agent->log, index, core_forgot(agent, index, HEAL_QUEUE), 1024 * 1024,
+                                 entries);
                 if (r < 0) {
                         hall_fail(agent, r, "The log cannot be read back");
                         return NULL;

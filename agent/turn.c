@@ -147,6 +147,13 @@ static void store(Agent *agent, const RaftUpdate *update) {
                 hall_fail(agent, r, "The log takes nothing");
 }
 
+uint32_t core_forgot(const Agent *agent, uint64_t from, uint32_t max) {
+        uint32_t n = 1;
+        while (n < max && from + n <= agent->raft_status.commit && !raft_entry(agent->raft, from + n))
+                n++;
+        return n;
+}
+
 /* A slow peer needs entries that are no longer in memory: read back from the log's files. */
 static void load(Agent *agent, const RaftLoad *wanted) {
         Entry *entries[LIMIT_APPEND_ENTRIES];
