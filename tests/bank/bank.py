@@ -5,14 +5,16 @@
 # tells, by machine, the command that did notice and what it said. Between the two stands this program:
 #
 #     bank.py build                 plants and compiles (build-bank/)
-#     bank.py replay [NAME…]        each stored command fails with its bug and holds without; what ./lab test runs
+#     bank.py replay [NAME…]        each bug is noticed, and what notices it holds without; what ./lab test runs
 #     bank.py refresh [NAME…]       keeps what still finds, searches a new command for the others
 #     bank.py search [NAME…]        forgets all seeds and searches with fresh ones; what ./lab soak --bank runs
 #     bank.py table                 writes docs/BUGS.md
 #     bank.py check                 every bug can still be planted, and docs/BUGS.md is complete; part of every meson test
 #     bank.py run NAME PROGRAM ARGUMENT…     one program with one bug awake, to look at it
 #
-# A change of the simulation makes other runs of the same seeds. Then refresh brings all of it back.
+# A change of the simulation makes other runs of the same seeds. What a seed in three hundred finds is found all the same,
+# a few seeds on, and what is rarer has a story or a test that needs no luck: replay looks there before it says that
+# nobody notices. refresh then writes down what does.
 import argparse
 import itertools
 import os
@@ -38,6 +40,8 @@ PAGE = f"{CHECKOUT}/docs/BUGS.md"
 STAGES = ((300, 30), (600, 60), (1200, 60), (600, 1000), (2400, 100000))
 COUNTER_EXAMPLES = 22
 RUN_CPU_SECONDS = 30  # a single run that needs more neither holds nor finds
+NEAR_CPU_SECONDS = 15  # for the seeds behind one that notices no more
+SEEDED = ("sim", "sqlite", "random")
 USAGE = 2
 
 
@@ -232,6 +236,26 @@ def in_parallel(jobs):
     return results
 
 
+def near(command):
+    """The same with the seeds behind it."""
+    *words, seed = command.split()
+    return (" ".join([*words, str(n)]) for n in itertools.count(int(seed) + 1))
+
+
+def elsewhere(bug, stored):
+    """The run that notices where the stored command does no more: one of the seeds behind it, or what needs no seed."""
+    used = 0.0
+    seedless = [b for b in bug.by if b.split()[0] not in (*SEEDED, "explore")]
+    seeds = near(stored) if stored.split()[0] in SEEDED else ()
+    behind = itertools.takewhile(lambda _: used < NEAR_CPU_SECONDS, seeds)
+    for command in itertools.chain(behind, *(KINDS[b.split()[0]](b.partition(" ")[2], 1) for b in seedless)):
+        run = Run(command, bug.name)
+        used += run.cpu
+        if run.failed and Run(command).held:
+            return run
+    return None
+
+
 def replay(bugs, found):
     """(number that passed, [what failed])."""
     failed = [f"{b.name}: no command is stored that finds it; 'tests/bank/bank.py refresh' searches one"
@@ -243,10 +267,13 @@ def replay(bugs, found):
     for command, run in zip(commands, runs):
         if not run.held:
             failed.append(f"without any bug, '{command}' ends with {run.status}: {run.told()}")
-    for bug, run in zip(kept, runs[len(commands):]):
-        if not run.failed:
-            failed.append(f"{bug.name}: '{run.command}' does not notice it any more (status {run.status}); "
-                          f"'tests/bank/bank.py refresh' searches anew")
+    lost = [(b, r) for b, r in zip(kept, runs[len(commands):]) if not r.failed]
+    for (bug, run), other in zip(lost, in_parallel([lambda b=b, r=r: elsewhere(b, r.command) for b, r in lost])):
+        if other:
+            print(f"moved: {bug.name}: '{run.command}' does not notice it any more, '{other.command}' does")
+        else:
+            failed.append(f"{bug.name}: neither '{run.command}' (status {run.status}) nor what is near it notices it any "
+                          f"more; 'tests/bank/bank.py refresh' searches anew")
     return len(runs) - sum(": no command" not in f for f in failed), failed
 
 
