@@ -23,6 +23,7 @@ static void check(const Raft *raft) {
         assert(log->released <= raft->commit);
         assert(raft->durable <= log->last && raft->next_store <= log->last + 1);
         assert(raft->durable < raft->next_store);
+        assert(log->cache_first <= raft->durable + 1); /* what the disk has not, memory has */
         assert(logview_last_term(log) <= raft->term || !raft->keeps_log);
         assert(log->n_confs > 0 && log->confs[0].index <= raft->commit);
         assert(log->n_confs == 1 || log->confs[1].index > raft->commit);

@@ -132,7 +132,7 @@ int raft_update(Raft *raft, uint64_t now_usec, RaftUpdate *ret) {
         raft->now = MAX(raft->now, now_usec);
         leader_time(raft);
         forget_last_update(raft);
-        logview_evict(&raft->log, raft->options.cache_bytes, raft->next_store);
+        logview_evict(&raft->log, raft->options.cache_bytes, raft->durable + 1);
         leader_beats(raft);
         leader_appends(raft);
         store_release_ack(raft);
