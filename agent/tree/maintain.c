@@ -11,7 +11,8 @@
  * waits (frames stay in memory: cache_spill=off). That COMMIT then leaves a few frames behind, and the WAL
  * starts anew only if a BEGIN finds all of it moved: so a short pass follows, and the next BEGIN waits for
  * it. Rows stay in memory meanwhile (rows.c); when there are too many of them, or another statement writes,
- * it waits in earnest, for 20 ms at most unless the WAL is above its cap. */
+ * it waits in earnest, for 20 ms at most unless the WAL is above its cap. Above it a BEGIN waits for any
+ * pass that is asked for: the WAL holds at most its cap and one transaction, however late the thread is. */
 #include "internal.h"
 
 #include <string.h>
@@ -198,9 +199,12 @@ void maintain_before_begin(Tree *tree) {
                 until.tv_nsec -= 1000000000;
         }
 
+        /* Above the cap also for a pass that the thread did not begin yet: it may wait for a CPU longer than
+         * the loop takes to write the cap ten times. */
         bool capped = wal_bytes(tree) > tree->options.wal_bytes;
         pthread_mutex_lock(&m->mutex);
-        while (m->state == CHECKPOINT_SHORT || (capped && m->state == CHECKPOINT_LONG))
+        while (m->state == CHECKPOINT_SHORT ||
+               (capped && (m->state == CHECKPOINT_WANTED || m->state == CHECKPOINT_LONG)))
                 if (capped)
                         pthread_cond_wait(&m->changed, &m->mutex);
                 else if (pthread_cond_timedwait(&m->changed, &m->mutex, &until) != 0)

@@ -91,18 +91,35 @@ static void test_committed_and_durable(void **state) {
         assert_int_equal(status.durable, status.committed); /* opening syncs all there is */
 }
 
+/* Waits until what is applied is committed: until a checkpoint that runs has made room for its frames. A
+ * minute is no measure of the thread's speed; it says that the thread is stuck. */
+static void commit_for_sure(Bench *bench) {
+        for (int i = 0; i < 6000 && tree_dirty(bench->tree, NULL); i++) {
+                assert_int_equal(tree_commit(bench->tree), 0);
+                struct pollfd fd = {.fd = tree_fd(bench->tree), .events = POLLIN};
+                if (tree_dirty(bench->tree, NULL))
+                        poll(&fd, 1, 10);
+                assert_int_equal(tree_maintain(bench->tree), 0);
+        }
+        assert_false(tree_dirty(bench->tree, NULL));
+}
+
+/* How fast the thread gets on is the machine's affair; what holds at any speed is this: a transaction that
+ * begins finds the WAL below its cap, or begins it anew. So the WAL never holds more than its cap and one
+ * transaction, here of 1,500 writes at most (some 170 pages), and what it does not hold is durable. */
 static void test_thread_checkpoints_and_wal_stays_capped(void **state) {
+        enum { WRITES = 60000, AT_ONCE = 1500, PAGES = 300 };
         Bench *bench = *state;
         tree_close(bench->tree);
         bench->options.thread = true;
         bench->options.wal_bytes = 1024 * 1024;
         assert_int_equal(tree_open(&bench->tree, &bench->options, bench->name), 0);
-        uint64_t durable = status_of(bench).durable;
+        uint64_t durable = status_of(bench).durable, committed = status_of(bench).committed;
         off_t largest = 0;
         char path[32], value[257];
         Random random = {1};
         tree_rest(bench->tree); /* from now on reads share a transaction, which no write may find open */
-        for (int i = 0; i < 60000; i++) {
+        for (int i = 0; i < WRITES; i++) {
                 snprintf(path, sizeof(path), "/w/%d", (int)random_below(&random, 2000));
                 snprintf(value, sizeof(value), "%0255d", i);
                 set(bench, path, value);
@@ -114,22 +131,25 @@ static void test_thread_checkpoints_and_wal_stays_capped(void **state) {
                 if (i % 200 == 99)
                         tree_rest(bench->tree);
                 bool urgent;
-                if (i % 300 == 0 || (tree_dirty(bench->tree, &urgent) && urgent)) {
+                bool due = status_of(bench).applied - committed >= AT_ONCE;
+                if (i % 300 == 0 || due || (tree_dirty(bench->tree, &urgent) && urgent)) {
                         assert_int_equal(tree_commit(bench->tree), 0);
                         assert_int_equal(tree_maintain(bench->tree), 0);
-                        largest = MAX(largest, size_of(bench, "-wal"));
+                        if (due)
+                                commit_for_sure(bench);
                         TreeStatus status = status_of(bench);
+                        committed = status.committed;
+                        largest = MAX(largest, size_of(bench, "-wal"));
                         assert_true(status.durable >= durable && status.durable <= status.committed);
                         durable = status.durable;
                 }
         }
         print_message("60,000 writes, cap 1 MiB: the WAL was at most %lld KiB\n", (long long)largest / 1024);
-        assert_true(durable > 30000);
-        /* The cap, and what one long pass lets through. */
-        assert_true(largest < (off_t)(4 * bench->options.wal_bytes));
+        assert_true(durable > WRITES / 2);
+        assert_true(largest <= (off_t)bench->options.wal_bytes + PAGES * (4096 + 24));
         tree_rest(bench->tree);
         tree_checkpoint(bench->tree);
-        for (int i = 0; i < 500 && status_of(bench).durable < status_of(bench).committed; i++) {
+        for (int i = 0; i < 6000 && status_of(bench).durable < status_of(bench).committed; i++) {
                 struct pollfd fd = {.fd = tree_fd(bench->tree), .events = POLLIN};
                 poll(&fd, 1, 10);
                 assert_int_equal(tree_maintain(bench->tree), 0);
