@@ -213,6 +213,12 @@ static int look(Loop *loop, struct epoll_event *events, bool at_once) {
         return n < 0 ? errno == EINTR ? 0 : -errno : n;
 }
 
+/* Nobody is heard any more: the agent may have failed with its tree closed. */
+static bool is_ending(const Loop *loop) {
+        int status;
+        return sd_event_get_exit_code(loop->event, &status) >= 0;
+}
+
 /* One wake. sd-event is told to prepare before it is slept, so that its timers are armed, and to look behind
  * it, so that its clock is right for whoever sets a timer now. What it has ready is dispatched one at a
  * time, and all else in between. */
@@ -222,7 +228,7 @@ static int wake_once(Loop *loop) {
         int pending = sd_event_prepare(loop->event);
         if (pending < 0)
                 return pending;
-        int n = look(loop, events, pending > 0);
+        int n = is_ending(loop) ? 0 : look(loop, events, pending > 0);
         if (n < 0)
                 return n;
         if (pending == 0)
@@ -239,6 +245,8 @@ static int wake_once(Loop *loop) {
                         return r;
         }
         agent_rest(loop->agent);
+        if (is_ending(loop))
+                return 0;
         if (loop->noted || now_boottime(NULL) >= agent_deadline(loop->agent)) {
                 turn(loop);
                 agent_rest(loop->agent);

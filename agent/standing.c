@@ -151,6 +151,8 @@ int agent_ask_members(Agent *agent, StandingDone done, void *userdata) {
                                .userdata = userdata,
                                .deadline_usec = hall_now(agent) + WAIT_USEC,
                                .next = standing->waiting};
+        if (!standing->waiting)
+                standing->answered = false; /* to those who waited before */
         standing->waiting = wait;
         standing->n_waiting++;
         agent->duty_usec = 0;

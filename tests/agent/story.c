@@ -41,6 +41,7 @@
  *      history PATH                        all that ever held there, as the ghost saw it
  *      sessions-last TIME                  of hosts that are started from now on
  *      session H                           is it certain to live?
+ *      members H                           how far each has applied the log, as far as H can know
  *      log H                               the first index its log still has, coarsely: whole or trimmed
  *      show [H…]
  *      quiet COMMAND                       without what happens meanwhile */
@@ -187,7 +188,9 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
                 bool more;
                 (void)agent_list(host->agent, n > 0 ? w[0] : "/", "", 0, 100, SIZE_MAX, tell_entry, host,
                                  &more);
-        } else if (strcmp(verb, "log") == 0)
+        } else if (strcmp(verb, "members") == 0)
+                *ret_wish = wish_members(host);
+        else if (strcmp(verb, "log") == 0)
                 tell("%s: %s", host->name,
                      host->agent->raft_status.base_index > 0 ? "its log begins later" : "its log is whole");
         else if (n == 2 && strcmp(verb, "cut") == 0 && host_named(w[1]))

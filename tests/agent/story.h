@@ -10,7 +10,15 @@
 #define WISHES_MAX 512
 #define WAIT_USEC  (30 * SEC)
 
-typedef enum WishKind { WISH_WRITE, WISH_OWN, WISH_READ, WISH_JOIN, WISH_ADMIN, WISH_TOKEN } WishKind;
+typedef enum WishKind {
+        WISH_WRITE,
+        WISH_OWN,
+        WISH_READ,
+        WISH_JOIN,
+        WISH_ADMIN,
+        WISH_TOKEN,
+        WISH_MEMBERS
+} WishKind;
 
 /* What somebody asked of a host. */
 typedef struct Wish {
@@ -62,6 +70,7 @@ Wish *wish_join(SimHost *host, char **words, size_t n);
 Wish *wish_token(SimHost *host, char **words, size_t n);
 void wish_presume(SimHost *host, uint64_t term);
 Wish *wish_own(SimHost *host, const char *path, const char *value, const char *tag);
+Wish *wish_members(SimHost *host);
 Wish *wish_admin(SimHost *host, const char *verb, uint64_t subject);
 void wish_flood(SimHost *host, const char *path, uint64_t n, size_t bytes, unsigned keys);
 void tell_watch(SimHost *host, const char *subtree, uint64_t from);

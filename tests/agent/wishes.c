@@ -265,6 +265,35 @@ Wish *wish_admin(SimHost *host, const char *verb, uint64_t subject) {
         return wish;
 }
 
+static int print_standing(const AgentMember *member, void *userdata) {
+        FILE *to = userdata;
+        fprintf(to, "%s%s ", ftell(to) > 0 ? ", " : "", member->member->name);
+        if (member->applied > 0)
+                fprintf(to, "at %" PRIu64, member->applied);
+        else
+                fputs("unknown", to);
+        return 0;
+}
+
+static void members_known(void *userdata) {
+        Wish *wish = userdata;
+        char text[400] = "";
+        FILE *to = fmemopen(text, sizeof(text), "w");
+        assert(to);
+        wish->answered = true;
+        int r = wish->host->dying ? 0 : agent_members(wish->host->agent, print_standing, to);
+        assert(r == 0);
+        fclose(to);
+        tell("%s: %s", wish->host->name, text);
+}
+
+Wish *wish_members(SimHost *host) {
+        Wish *wish = wish_new(WISH_MEMBERS, host, "members", "", "");
+        int r = agent_ask_members(host->agent, members_known, wish);
+        assert(r == 0);
+        return wish;
+}
+
 /* ---- Flood ---- */
 
 static void flooded(const RequestAnswer *answer, void *userdata) {
