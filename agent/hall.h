@@ -164,7 +164,7 @@ typedef struct Reads {
 void reads_start(Agent *agent);                          /* turn: ask for what waits */
 void reads_done(Agent *agent, const RaftReadDone *done); /* our core answered */
 void reads_asked(Agent *agent, uint64_t host, const LetterRead *question);
-void reads_answered(Agent *agent, const LetterRead *answer);
+void reads_answered(Agent *agent, uint64_t host, const LetterRead *answer);
 void reads_fire(Agent *agent); /* turn: after apply */
 uint64_t reads_deadline(const Agent *agent);
 void reads_fail(Agent *agent, Answer answer);

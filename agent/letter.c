@@ -74,7 +74,7 @@ static void letter_arrived(Agent *agent, uint64_t host, uint64_t connection, con
                 reads_asked(agent, host, &letter->read);
                 return;
         case LETTER_READ_REPLY:
-                reads_answered(agent, &letter->read);
+                reads_answered(agent, host, &letter->read);
                 return;
         case LETTER_KEEPALIVE:
                 if (letter->keepalive.host == host)

@@ -2,7 +2,7 @@
  * learns, by a beat sent after the question arrived, that it still leads, and names the index it had
  * committed by then; when that is applied here, the read may look (thesis, section 6.4). All reads that wait
  * in one turn share one question. A question gets an id that is never used again; when leader or connection
- * change it is asked anew under another.
+ * change it is asked anew under another. Only who was asked can answer.
  *
  * After an unclean stop a gate keeps all reads back until such an index is applied, at most 2 s: the mark of
  * the newest commit may have been one behind, and what was read before the stop must not be unread. */
@@ -25,6 +25,7 @@ struct Read {
         uint64_t min_revision;
         uint64_t index;
         uint64_t id;
+        uint64_t asked; /* that host */
         uint64_t asked_usec;
         uint64_t deadline_usec;
         bool gate; /* the hall's own, for the gate */
@@ -144,9 +145,13 @@ static int question_ask(Agent *agent, uint64_t host, uint64_t incarnation, uint6
         return 0;
 }
 
-static void indexed(Agent *agent, uint64_t id, bool lost, uint64_t index) {
+static bool asked_there(const Read *read, uint64_t host, uint64_t id) {
+        return read->stage == READ_ASKED && read->id == id && read->asked == host;
+}
+
+static void indexed(Agent *agent, uint64_t host, uint64_t id, bool lost, uint64_t index) {
         for (Read *read = agent->reads.head; read; read = read->next) {
-                if (read->stage != READ_ASKED || read->id != id)
+                if (!asked_there(read, host, id))
                         continue;
                 if (lost)
                         SIM_SEEN("read: lost, asked again");
@@ -172,7 +177,7 @@ void reads_done(Agent *agent, const RaftReadDone *done) {
         if (!question)
                 return;
         if (question->host == 0)
-                indexed(agent, question->their_id, done->lost, done->index);
+                indexed(agent, agent->host.id, question->their_id, done->lost, done->index);
         else
                 send_reply(agent, question->host, question->incarnation, question->their_id, done->lost,
                            done->index);
@@ -187,22 +192,21 @@ void reads_asked(Agent *agent, uint64_t host, const LetterRead *asked) {
                 send_reply(agent, host, asked->incarnation, asked->id, true, 0);
 }
 
-void reads_answered(Agent *agent, const LetterRead *answer) {
+void reads_answered(Agent *agent, uint64_t host, const LetterRead *answer) {
         if (answer->incarnation != agent->reads.incarnation)
                 return;
         if (answer->refused) {
                 SIM_SEEN("read: the leader could not answer");
                 /* Not at once again: a leader that is not ready yet would be asked thousands of times. */
                 for (Read *read = agent->reads.head; read; read = read->next)
-                        if (read->stage == READ_ASKED && read->id == answer->id)
+                        if (asked_there(read, host, answer->id))
                                 read->asked_usec = agent->now_usec - READ_AGAIN_USEC + 50 * USEC_PER_MSEC;
                 return;
         }
-        indexed(agent, answer->id, false, answer->index);
+        indexed(agent, host, answer->id, false, answer->index);
 }
 
-static bool ask_leader(Agent *agent, uint64_t id) {
-        uint64_t leader = hall_leader(agent);
+static bool ask_leader(Agent *agent, uint64_t leader, uint64_t id) {
         if (leader == 0)
                 return false;
         if (leader == agent->host.id)
@@ -227,7 +231,7 @@ static void gate_begin(Agent *agent) {
 
 void reads_start(Agent *agent) {
         Reads *reads = &agent->reads;
-        uint64_t id = 0;
+        uint64_t id = 0, leader = hall_leader(agent);
         bool failed = false;
 
         gate_begin(agent);
@@ -238,7 +242,7 @@ void reads_start(Agent *agent) {
                         continue;
                 if (id == 0) {
                         id = ++reads->next_id;
-                        if (!ask_leader(agent, id)) {
+                        if (!ask_leader(agent, leader, id)) {
                                 failed = true;
                                 reads->again_usec = agent->now_usec + ASK_AGAIN_USEC;
                                 break;
@@ -246,6 +250,7 @@ void reads_start(Agent *agent) {
                 }
                 read->stage = READ_ASKED;
                 read->id = id;
+                read->asked = leader;
                 read->asked_usec = agent->now_usec;
         }
 }
