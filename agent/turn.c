@@ -306,8 +306,8 @@ static void update_core(Agent *agent) {
                 reads_done(agent, &update.reads[i]);
 
         /* The arrays above live until the next event; what makes events comes last, from copies. */
-        RaftLoad loads[LIMIT_VOTERS * 2];
-        uint64_t snapshots[LIMIT_VOTERS * 2];
+        RaftLoad loads[LIMIT_VOTERS * 3];
+        uint64_t snapshots[LIMIT_VOTERS * 3];
         size_t n_loads = MIN(update.n_loads, ELEMENTSOF(loads)),
                n_snapshots = MIN(update.n_snapshots, ELEMENTSOF(snapshots));
         memcpy(loads, update.loads, n_loads * sizeof(RaftLoad));
@@ -386,7 +386,8 @@ static void trim_log(Agent *agent) {
                 return;
         uint64_t slowest = index;
         for (size_t i = 0; i < agent->raft_status.n_progress; i++)
-                slowest = MIN(slowest, agent->raft_status.progress[i].match);
+                if (!agent->raft_status.progress[i].leaves)
+                        slowest = MIN(slowest, agent->raft_status.progress[i].match);
         uint64_t kept = agent->raft_status.last_index > room ? agent->raft_status.last_index - room : 0;
         index = MIN(index, MAX(slowest, kept));
         if (index > agent->trimmed) {

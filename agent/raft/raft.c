@@ -56,7 +56,7 @@ int raft_new(Raft **ret, const RaftOptions *options) {
         raft->damaged = options->damaged;
         raft->loads = calloc(PEERS_MAX, sizeof(RaftLoad));
         raft->snapshots = calloc(PEERS_MAX, sizeof(uint64_t));
-        raft->progress = calloc(2 * LIMIT_VOTERS, sizeof(RaftProgress));
+        raft->progress = calloc(PEERS_MAX, sizeof(RaftProgress));
         if (!raft->loads || !raft->snapshots || !raft->progress)
                 return -ENOMEM;
         if (logview_reset(&raft->log, 0, 0, &(Conf){}, 0) < 0)
@@ -371,10 +371,8 @@ uint64_t raft_term_of(const Raft *raft, uint64_t index) {
 
 static size_t progress_fill(const Raft *raft) {
         size_t n = 0;
-        for (size_t i = 0; i < raft->n_peers && n < 2 * LIMIT_VOTERS; i++) {
+        for (size_t i = 0; i < raft->n_peers; i++) {
                 const Peer *peer = raft->peers + i;
-                if (peer->leaving_usec != 0)
-                        continue;
                 raft->progress[n++] = (RaftProgress){
                         .id = peer->id,
                         .match = peer->match,
@@ -383,6 +381,7 @@ static size_t progress_fill(const Raft *raft) {
                         .in_snapshot = peer->state == PEER_SNAPSHOT,
                         .damaged = peer->damaged,
                         .lost = peer->lost,
+                        .leaves = peer->leaving_usec != 0,
                 };
         }
         return n;

@@ -108,6 +108,7 @@ typedef struct RaftProgress {
         bool in_snapshot;
         bool damaged; /* says so itself; does not count */
         bool lost;    /* its log ends before what it had acknowledged, and it does not know: neither */
+        bool leaves;  /* no voter (any more): told the end of its time, or taken there by a snapshot */
 } RaftProgress;
 
 typedef struct RaftStatus {
@@ -131,7 +132,7 @@ typedef struct RaftStatus {
         const Conf *conf;             /* in force: the newest appended (section 6) */
         uint64_t conf_index;
         bool conf_committed;
-        const RaftProgress *progress; /* leader: per peer of conf */
+        const RaftProgress *progress; /* leader: per peer of conf, and who leaves */
         size_t n_progress;
 } RaftStatus;
 
