@@ -65,7 +65,15 @@ static void send(SimHost *host, uint64_t from, uint64_t connection, const Letter
         agent_letter(host->agent, from, connection, BYTES(bytes.data, bytes.size));
 }
 
+/* Each letter also tells the core the time, and it may be time for a leader to go: a turn that is some µs
+ * late would be taken for the letter's doing. */
+static bool time_is_up(const Agent *agent) {
+        return hall_now(agent) >= agent->raft_deadline_usec;
+}
+
 static void lie(SimHost *host, const char *who, uint64_t from, uint64_t connection, const Letter *letter) {
+        if (time_is_up(host->agent))
+                return;
         Still before = look_at(host);
         n_lies++;
         send(host, from, connection, letter);
@@ -132,7 +140,8 @@ static Letter hall_lie(const SimHost *host, const Guest *guest) {
                         (LetterOfferRefused){.term = term, .stream = 1, .serial = 1, .reason = OFFER_BUSY};
                 break;
         case LETTER_READ_REPLY:
-                letter.read = (LetterRead){.incarnation = agent->reads.incarnation, .id = 1, .index = 1};
+                letter.read = (LetterRead){
+                        .incarnation = agent->reads.incarnation, .id = agent->reads.next_id, .index = 1};
                 break;
         case LETTER_KEEPALIVE:
         case LETTER_KEEPALIVE_ACK:
