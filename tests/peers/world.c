@@ -140,13 +140,16 @@ void world_connect(World *world, unsigned n) {
         }
 }
 
-/* Below the range from which the kernel gives ports to whoever dials: a free one stays free until it is
- * used. */
-static uint16_t port_find(void) {
+/* Below the range from which the kernel gives ports to whoever dials, and bound for as long as the world
+ * lasts: no other node and no other test finds it, also while its node is down. Only the first socket asks
+ * for the port alone; then it lets listeners in, which all allow others. */
+static int port_hold(uint16_t *ret) {
         static Random random;
         if (random.state == 0)
                 random.state = (uint64_t)getpid() << 20 ^ (uint64_t)time(NULL);
 
+        int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), one = 1;
+        assert(fd >= 0);
         for (unsigned try = 0; try < 1000; try++) {
                 uint16_t port = (uint16_t)(20000 + random_below(&random, 10000));
                 struct sockaddr_in address = {
@@ -154,15 +157,15 @@ static uint16_t port_find(void) {
                         .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                         .sin_port = htons(port),
                 };
-                int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-                assert(fd >= 0);
-                int r = bind(fd, (struct sockaddr *)&address, sizeof(address));
-                close(fd);
-                if (r == 0)
-                        return port;
+                if (bind(fd, (struct sockaddr *)&address, sizeof(address)) < 0)
+                        continue;
+                int r = setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+                assert(r == 0);
+                *ret = port;
+                return fd;
         }
         assert(!"no free port");
-        return 0;
+        return -1;
 }
 
 void world_open(World *world) {
@@ -173,7 +176,7 @@ void world_open(World *world) {
                 Node *node = world->nodes + i;
                 node->world = world;
                 node->host = i + 1;
-                node->port = port_find();
+                node->port_fd = port_hold(&node->port);
                 snprintf(node->address, sizeof(node->address), "127.0.0.1:%u", node->port);
                 strcpy(node->directory, "/tmp/treaty-peers-XXXXXX");
                 if (!mkdtemp(node->directory))
@@ -190,6 +193,7 @@ void world_close(World *world) {
                 Node *node = world->nodes + i;
                 char path[128];
                 node_stop(node);
+                close(node->port_fd);
                 key_free(node->key);
                 snprintf(path, sizeof(path), "%s/host.key", node->directory);
                 unlink(path);

@@ -12,6 +12,7 @@ typedef struct Node {
         Key *key;
         uint64_t host;
         uint16_t port;
+        int port_fd; /* holds the port */
         char address[LIMIT_ADDRESS_BYTES + 1];
         char directory[64];
         PeersVerdict verdicts[NODES]; /* what it thinks of the others */
