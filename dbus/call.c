@@ -104,7 +104,8 @@ static bool replies_pile_up(Link *link) {
         return n > LIMIT_REPLIES || link->reply_bytes > limit;
 }
 
-/* Any caller can send fds along, which a call that waits keeps open unseen. Half of them are the agent's. */
+/* Any caller can send fds along, which a message that waits keeps open unseen (a call that quick.c took has
+ * no message, and so none). Half of them are the agent's. */
 static bool fds_run_short(Bus *bus) {
         struct rlimit limit;
 
@@ -128,8 +129,6 @@ static const char *over_limit(Client *client, size_t weight) {
                 return "Too many calls of this client wait for their answer. Await some and call again.";
         if (client->user && !root && client->user->n_calls >= LIMIT_CALLS_PER_UID)
                 return "Too many calls of this user wait for their answer. Await some and call again.";
-        if (!root && fds_run_short(bus))
-                return "This host is short of file descriptors. Call again in a moment.";
         if (bus->n_calls >= (root ? LIMIT_CALLS : LIMIT_OF_STRANGERS(LIMIT_CALLS)) ||
             bus->call_bytes + weight > (root ? LIMIT_CALL_BYTES : LIMIT_OF_STRANGERS(LIMIT_CALL_BYTES)))
                 return "Too many calls on this host wait for their answer. Call again in a moment.";
@@ -187,6 +186,8 @@ int call_begin(Link *link, sd_bus_message *m, CallHandler handler, sd_bus_error 
         if (r < 0)
                 return client_error(r, error);
         const char *full = over_limit(client, weight);
+        if (!full && (!client->caller.known || client->caller.uid != 0) && fds_run_short(link->bus))
+                full = "This host is short of file descriptors. Call again in a moment.";
         if (full)
                 return sd_bus_error_set(error, SD_BUS_ERROR_LIMITS_EXCEEDED, full);
 
