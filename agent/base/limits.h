@@ -22,11 +22,12 @@
 #define LIMIT_INFLIGHT_BYTES      (8 * 1024 * 1024)
 #define LIMIT_UNCOMMITTED_BYTES   (16 * 1024 * 1024) /* leader's uncommitted tail: beyond it "busy" */
 #define LIMIT_UNCOMMITTED_ENTRIES 16384
-#define LIMIT_CACHE_BYTES         (4 * 1024 * 1024) /* applied entries kept in memory for slow peers */
-#define LIMIT_PENDING_READS       16384
-#define LIMIT_QUESTIONS_PER_HOST  1024 /* of these, asked by one other host */
-#define LIMIT_CALLS_PER_SECOND    10   /* Follow, Snapshot, Admin of one member ... */
-#define LIMIT_CALLS_AT_ONCE       30   /* ... after so many without a pause */
+#define LIMIT_CACHE_BYTES \
+        (1024 * 1024) /* applied entries kept in memory for slow peers; others are read again */
+#define LIMIT_PENDING_READS      16384
+#define LIMIT_QUESTIONS_PER_HOST 1024 /* of these, asked by one other host */
+#define LIMIT_CALLS_PER_SECOND   10   /* Follow, Snapshot, Admin of one member ... */
+#define LIMIT_CALLS_AT_ONCE      30   /* ... after so many without a pause */
 
 #define LIMIT_SERIALS           4096  /* requests of one agent in flight, and width of its row */
 #define LIMIT_DELETE_ENTRIES    16384 /* ended by one DELETE of a subtree: nothing else applies meanwhile */

@@ -73,7 +73,7 @@ int entry_before(Apply *apply, Bytes path, Row *ret) {
         int r = key_look(tree, path, &state);
         if (r != 0)
                 return r;
-        if (state.whole && tree->no_previous)
+        if (state.create_revision != 0 && tree->no_previous)
                 return before_of(tree, path, &state, ret);
         r = row_live(tree, path, state.id, &tree->before, ret);
         if (r == 0)

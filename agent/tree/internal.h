@@ -230,9 +230,9 @@ typedef struct KnownKey KnownKey;
 typedef struct KeyState {
         uint64_t n;  /* its number in the table of pointers */
         uint64_t id; /* of its newest row */
+        /* Of an entry without an owner; 0 when it has one, or its row was not looked at. */
         uint64_t create_revision, version;
-        Sum sum;
-        bool whole; /* it has no owner, and all of the above is set; else only n and id are */
+        Sum sum __attribute__((packed, aligned(8)));
 } KeyState;
 
 typedef struct KnownKeys {

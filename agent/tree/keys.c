@@ -15,10 +15,11 @@
 
 #define KEYS_BUCKETS 64 /* at first */
 
+/* There are many: 83 bytes and the path with malloc's own. */
 struct KnownKey {
         KnownKey *next; /* in its bucket */
-        uint64_t hash;
         KeyState state;
+        uint32_t hash;
         uint32_t place; /* in known.all */
         uint32_t waits; /* its place among those that wait, and 1; 0: it does not */
         uint16_t size;
@@ -40,15 +41,15 @@ void range_below(Range *range, const char *subtree) {
 
 /* ---- What is known ---- */
 
-static uint64_t key_hash(Bytes key) {
-        return XXH3_64bits(key.data, key.size);
+static uint32_t key_hash(Bytes key) {
+        return (uint32_t)XXH3_64bits(key.data, key.size);
 }
 
-static KnownKey **bucket_of(const KnownKeys *known, uint64_t hash) {
+static KnownKey **bucket_of(const KnownKeys *known, uint32_t hash) {
         return &known->buckets[hash & (known->n_buckets - 1)];
 }
 
-static KnownKey *known_find(const KnownKeys *known, Bytes key, uint64_t hash) {
+static KnownKey *known_find(const KnownKeys *known, Bytes key, uint32_t hash) {
         if (known->n == 0)
                 return NULL;
         for (KnownKey *k = *bucket_of(known, hash); k; k = k->next)
@@ -117,13 +118,13 @@ static void known_evict(KnownKeys *known) {
 }
 
 /* NULL: no memory, so it is not known. */
-static KnownKey *known_add(KnownKeys *known, Bytes key, uint64_t hash) {
+static KnownKey *known_add(KnownKeys *known, Bytes key, uint32_t hash) {
         assert(key.size <= LIMIT_PATH_BYTES);
         if (known->n == TREE_KNOWN_KEYS)
                 known_evict(known);
         if (known->n == known->n_buckets && known_grow(known) < 0)
                 return NULL;
-        KnownKey *k = calloc(1, sizeof(KnownKey) + key.size);
+        KnownKey *k = calloc(1, offsetof(KnownKey, key) + key.size);
         if (!k)
                 return NULL;
         k->hash = hash;
@@ -218,7 +219,7 @@ static int key_load(Tree *tree, Bytes key, KeyState *ret) {
 }
 
 int key_look(Tree *tree, Bytes key, KeyState *ret) {
-        uint64_t hash = key_hash(key);
+        uint32_t hash = key_hash(key);
         KnownKey *known = known_find(&tree->known, key, hash);
         if (!known) {
                 int r = key_load(tree, key, ret);
@@ -244,13 +245,14 @@ int key_find(Tree *tree, Bytes key, uint64_t *ret_id) {
 
 /* What a write has to know: of entries with an owner more than is kept here. */
 static KeyState state_of(const Row *row, uint64_t n) {
+        if (row->owner_host != 0)
+                return (KeyState){.n = n, .id = row->id};
         return (KeyState){
                 .n = n,
                 .id = row->id,
                 .create_revision = row->create_revision,
                 .version = row->version,
                 .sum = row->sum,
-                .whole = row->owner_host == 0,
         };
 }
 
@@ -276,7 +278,7 @@ static int key_insert(Tree *tree, const Row *row) {
 int key_point(Tree *tree, const Row *row, bool is_new) {
         KnownKeys *known = &tree->known;
         Bytes key = BYTES(row->key, row->key_size);
-        uint64_t hash = key_hash(key);
+        uint32_t hash = key_hash(key);
         KeyState state = {.n = row->id};
         int r = known->n_waiting == TREE_WAITING_KEYS ? keys_flush(tree) : 0;
         if (r == 0 && is_new)
