@@ -162,11 +162,15 @@ static void follow_begin(Agent *agent) {
         follow->begun_usec = agent->now_usec;
 }
 
+static bool follow_rests(const Agent *agent) {
+        return !agent->follow.active || agent->removed || agent->quarantined || agent->halted ||
+               snapshot_fetching(agent) || !heal_may_touch(agent) || agent->roles.promote_index != 0;
+}
+
 void follow_work(Agent *agent) {
         Follow *follow = &agent->follow;
 
-        if (!follow->active || agent->removed || agent->quarantined || agent->halted ||
-            snapshot_fetching(agent) || !heal_may_touch(agent) || agent->roles.promote_index != 0) {
+        if (follow_rests(agent)) {
                 if (follow->call)
                         follow_end(agent);
                 return;
@@ -190,7 +194,7 @@ uint64_t follow_deadline(const Agent *agent) {
         const Follow *follow = &agent->follow;
         uint64_t deadline = USEC_INFINITY;
 
-        if (follow->active && !follow->call)
+        if (!follow_rests(agent) && !follow->call)
                 deadline = MAX(follow->retry_usec, agent->now_usec + 1000);
         if (follow->followers)
                 deadline = MIN(deadline, agent->now_usec + STAMP_USEC / 2);

@@ -769,7 +769,7 @@ static inline uint64_t hall_now(const Agent *agent) {
 
 /* The highest version of entries that this host can apply. */
 static inline uint32_t hall_version(const Agent *agent) {
-        return WIRE_VERSION - MIN(agent->options.older, (uint32_t)WIRE_VERSION);
+        return WIRE_VERSION + agent->options.newer;
 }
 
 static inline void hall_wake(Agent *agent) {

@@ -28,7 +28,7 @@ int hall_propose(Agent *agent, Bytes command) {
         if (!entry)
                 return -ENOMEM;
         EntryStamp stamp = {
-                .min_version = 1,
+                .min_version = 1 + agent->options.newer, /* what this build writes the first version knows */
                 .cluster_usec = hall_cluster_usec(agent),
                 .wall_usec = agent->outside.wall(agent->outside.userdata),
         };

@@ -22,6 +22,7 @@ TreeOptions hall_tree_options(Agent *agent) {
                 .event_fd = MAX(agent->tree_event_fd, 0),
                 .directory = agent->options.state_directory,
                 .report = agent->report,
+                .version = hall_version(agent),
                 .thread = agent->options.threads,
                 .wal_bytes = 16 * 1024 * 1024,
                 .cache_bytes = 4 * 1024 * 1024,
@@ -93,7 +94,7 @@ void members_self(Agent *agent, Member *ret) {
                 .class = MEMBER_FULL,
                 .n_addresses = agent->options.n_addresses,
                 .n_keys = 1,
-                .version = WIRE_VERSION,
+                .version = hall_version(agent),
         };
         snprintf(ret->name, sizeof(ret->name), "%s", agent->options.host_name);
         memcpy(ret->addresses, agent->options.addresses, sizeof(ret->addresses));
@@ -290,7 +291,9 @@ static int open_existing_tree(Agent *agent) {
         int r = hall_open_tree(agent, name);
         if (r == TREE_NEWER) {
                 report_say(&agent->report, LOG_ERR,
-                           "%s was written by a newer version of treaty. Install that version again.", name);
+                           "%s/%s was written by a newer version of treaty, or has applied entries of one. "
+                           "Install that version again.",
+                           agent->options.state_directory, name);
                 return -EPROTONOSUPPORT;
         }
         if (r == TREE_NONE)

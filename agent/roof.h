@@ -26,8 +26,8 @@ typedef struct AgentOptions {
         size_t segment_bytes;     /* 0: the log's default */
         size_t uncommitted_bytes; /* 0: LIMIT_UNCOMMITTED_BYTES */
         size_t cache_bytes;       /* 0: LIMIT_CACHE_BYTES */
-        uint32_t older;           /* so many versions behind this build: entries above them stop it */
-        uint64_t history_usec;    /* history is kept so long; 0: an hour */
+        uint32_t newer;        /* so many versions ahead of this build, and so is what it writes (tests) */
+        uint64_t history_usec; /* history is kept so long; 0: an hour */
         uint64_t history_changes; /* … and at least so many revisions; 0: 10,000 */
         bool accept_damage;       /* the operator says: go on with what is left of a damaged log */
 } AgentOptions;

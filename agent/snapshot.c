@@ -16,6 +16,7 @@
 #define RETRY_USEC  (500 * USEC_PER_MSEC)
 #define FINISH_USEC (10 * USEC_PER_MSEC) /* a fetched tree that is being synced is asked for this often */
 #define TOLD_USEC   (2 * USEC_PER_SEC)
+#define NEWER_USEC  (10 * USEC_PER_SEC) /* what this host is too old for is asked for this seldom */
 #define OPEN_USEC                                                                                         \
         (200 * USEC_PER_MSEC) /* a peer that has one in whole is asked this often whether it stands on it \
                                */
@@ -209,6 +210,24 @@ static void fetch_give_up(Agent *agent, const char *why) {
                            (unsigned long long)fetch->from, why);
 }
 
+/* In it are entries applied that this host does not know: to stand on it would be to skip them. */
+static void fetch_is_newer(Agent *agent) {
+        SnapshotFetch *fetch = &agent->snapshots.fetch;
+        SIM_SEEN("snapshot: a tree that this host is too old for");
+        if (fetch->foreign || !agent->halted)
+                report_say(
+                        &agent->report, LOG_ERR,
+                        "The tree of %016llx is not taken in the place of %s/%s: it holds what only a newer version of "
+                        "treaty understands. %s. Upgrade it.",
+                        (unsigned long long)fetch->from, agent->options.state_directory, agent->tree_name,
+                        fetch->foreign ? "This host cannot join before"
+                                       : "This host stops applying, reads go on");
+        if (!fetch->foreign)
+                agent->halted = agent->status_dirty = true;
+        fetch_give_up(agent, NULL);
+        fetch->retry_usec = agent->now_usec + NEWER_USEC;
+}
+
 static void fetch_was_bad(Agent *agent, const char *why) {
         agent->snapshots.bad_source = agent->snapshots.fetch.from;
         fetch_give_up(agent, why);
@@ -284,6 +303,8 @@ static void chunk_arrived(PeersCall *call, Bytes bytes, void *userdata) {
         int r = tree_build_feed(fetch->build, bytes);
         if (r == TREE_ROTTEN)
                 fetch_was_bad(agent, "a chunk is malformed");
+        else if (r == TREE_NEWER)
+                fetch_is_newer(agent);
         else if (r != 0)
                 fetch_give_up(agent, "it cannot be written here (disk full?)");
 }

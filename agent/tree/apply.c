@@ -94,6 +94,7 @@ static int apply_numbered(Apply *apply) {
 static int apply_command(Apply *apply, const EntryStamp *stamp) {
         Meta *meta = &apply->tree->meta;
         meta->cluster_usec = MAX(meta->cluster_usec, stamp->cluster_usec);
+        meta->min_version = MAX(meta->min_version, stamp->min_version);
         int r = requests_expire(apply->tree);
         if (r != 0)
                 return r;

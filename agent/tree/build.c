@@ -93,7 +93,11 @@ TreeBuild *tree_build_free(TreeBuild *build) {
 static int build_head(TreeBuild *build, Bytes body) {
         if (build->phase != 0)
                 return TREE_ROTTEN;
-        return stream_head_read(body, &build->head, &build->digest);
+        int r = stream_head_read(body, &build->head, &build->digest);
+        if (r != 0)
+                return r;
+        /* Who took it would have jumped past entries at which it has to stop. */
+        return file_is_newer(&build->tree.options, &build->head) ? TREE_NEWER : 0;
 }
 
 static int build_member(Tree *tree, Bytes key, Bytes body) {

@@ -85,13 +85,14 @@ Sum record_hash(RecordKind kind, Bytes key, Bytes body) {
 
 /* What apply reads of meta. Not its local part (pruned), and the digest comes by itself. */
 Sum meta_hash(const Meta *meta) {
-        uint8_t bytes[8 * 8 + 16 + CONF_BYTES_MAX];
+        uint8_t bytes[8 * 8 + 16 + 4 + CONF_BYTES_MAX];
         const uint64_t numbers[] = {meta->applied,      meta->applied_term, meta->revision,   meta->floor,
                                     meta->cluster_usec, meta->n_entries,    meta->conf_index, meta->epoch};
         for (size_t i = 0; i < ELEMENTSOF(numbers); i++)
                 bytes_put_u64(bytes + 8 * i, numbers[i]);
         memcpy(bytes + 64, meta->cluster, 16);
-        return sum_of(XXH3_128bits(bytes, 80 + conf_encode(&meta->conf, bytes + 80)));
+        bytes_put_u32(bytes + 80, meta->min_version);
+        return sum_of(XXH3_128bits(bytes, 84 + conf_encode(&meta->conf, bytes + 84)));
 }
 
 void tree_digest(const Tree *tree, TreeDigest *ret) {

@@ -17,7 +17,7 @@
 static const char file_schema_text[] =
         "CREATE TABLE meta(id INTEGER PRIMARY KEY, applied INTEGER, applied_term INTEGER, revision INTEGER, "
         "floor INTEGER, cluster_usec INTEGER, n_entries INTEGER, conf BLOB, conf_index INTEGER, "
-        "cluster BLOB, epoch INTEGER, digest BLOB, pruned INTEGER, sum BLOB);"
+        "cluster BLOB, epoch INTEGER, min_version INTEGER, digest BLOB, pruned INTEGER, sum BLOB);"
         "CREATE TABLE rows(id INTEGER PRIMARY KEY, head BLOB, value BLOB);"
         "CREATE TABLE keys(key TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;"
         "CREATE TABLE newest(n INTEGER PRIMARY KEY, id INTEGER);"
@@ -277,8 +277,8 @@ static void meta_sum(const Meta *meta, uint8_t to[static 16]) {
 static int meta_read(sqlite3_stmt *s, Meta *ret) {
         Bytes conf = column_bytes(s, 6);
         Bytes cluster = column_bytes(s, 8);
-        Bytes digest = column_bytes(s, 10);
-        Bytes sum = column_bytes(s, 12);
+        Bytes digest = column_bytes(s, 11);
+        Bytes sum = column_bytes(s, 13);
         Meta meta = {
                 .applied = column_u64(s, 0),
                 .applied_term = column_u64(s, 1),
@@ -288,7 +288,8 @@ static int meta_read(sqlite3_stmt *s, Meta *ret) {
                 .n_entries = column_u64(s, 5),
                 .conf_index = column_u64(s, 7),
                 .epoch = column_u64(s, 9),
-                .pruned = column_u64(s, 11),
+                .min_version = (uint32_t)column_u64(s, 10),
+                .pruned = column_u64(s, 12),
         };
         if (cluster.size != 16 || digest.size != 16 || sum.size != 16 || conf_decode(conf, &meta.conf) < 0)
                 return TREE_ROTTEN;
@@ -345,9 +346,10 @@ int meta_save(Tree *tree) {
         bind_u64(s, 8, meta->conf_index);
         bind_bytes(s, 9, meta->cluster, 16);
         bind_u64(s, 10, meta->epoch);
-        bind_bytes(s, 11, digest, 16);
-        bind_u64(s, 12, meta->pruned);
-        bind_bytes(s, 13, sum, 16);
+        bind_u64(s, 11, meta->min_version);
+        bind_bytes(s, 12, digest, 16);
+        bind_u64(s, 13, meta->pruned);
+        bind_bytes(s, 14, sum, 16);
         return sql_run(tree, STMT_META_SAVE, s);
 }
 
@@ -376,6 +378,10 @@ static int format_check(const Tree *tree) {
         if (application != TREE_APPLICATION_ID || version < 1)
                 return TREE_ROTTEN;
         return version > TREE_FORMAT ? TREE_NEWER : 0;
+}
+
+bool file_is_newer(const TreeOptions *options, const Meta *meta) {
+        return options->version != 0 && meta->min_version > options->version;
 }
 
 static int wal_hook(void *userdata, sqlite3 *db, const char *name, int pages) {
@@ -420,6 +426,8 @@ static int open_contents(Tree *tree) {
                 return late;
         sqlite3_wal_hook(tree->db, wal_hook, tree);
         r = meta_load(tree);
+        if (r == 0 && file_is_newer(&tree->options, &tree->meta))
+                r = TREE_NEWER;
         if (r != 0)
                 return r;
         r = requests_load_expiry(tree);

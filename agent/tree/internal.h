@@ -90,8 +90,9 @@ typedef struct Meta {
         uint64_t conf_index;
         uint8_t cluster[16];
         uint64_t epoch;
-        Sum digest;      /* of rows and records; tree_digest() adds what is above */
-        uint64_t pruned; /* local: rows before this id have had their predecessors removed */
+        uint32_t min_version; /* the highest of all entries applied, be it by those whose tree was taken */
+        Sum digest;           /* of rows and records; tree_digest() adds what is above */
+        uint64_t pruned;      /* local: rows before this id have had their predecessors removed */
 } Meta;
 
 /* One row of `rows`. Pointers look into the Buffer it was loaded to, or into the command. */
@@ -348,6 +349,8 @@ int file_schema(Tree *tree);
 int file_finish(Tree *tree); /* a built file: to WAL mode, closed, synced */
 int file_reopen(Tree *tree); /* a finished file, to be read back from the disk; nothing is written */
 int file_sync(const char *path);
+bool file_is_newer(const TreeOptions *options,
+                   const Meta *meta); /* was an entry applied that is not known here? */
 int meta_load(Tree *tree);
 int meta_check(Tree *tree); /* is the row as it was written? */
 int meta_save(Tree *tree);
@@ -533,14 +536,14 @@ TreeOutcome kept_outcome(Tree *tree, uint64_t host, uint64_t incarnation, uint64
 #define STREAM_PAGE_ROWS  256
 #define STREAM_CHUNK_MAX  (STREAM_PAGE_BYTES + LIMIT_VALUE_BYTES + 64 * 1024)
 #define STREAM_BODY_MAX   (LIMIT_VALUE_BYTES + 64 * 1024)
-#define STREAM_HEAD_BYTES (4 + 7 * 8 + 16 + 8 + 16)
+#define STREAM_HEAD_BYTES (4 + 7 * 8 + 16 + 8 + 16 + 4)
 
 typedef enum StreamKind { STREAM_HEAD = 1, STREAM_SMALL = 2, STREAM_ROW = 3, STREAM_END = 4 } StreamKind;
 
 /* Meta, as far as it is sent. */
 size_t stream_head_write(uint8_t to[static STREAM_HEAD_BYTES + CONF_BYTES_MAX], const Meta *meta,
                          const TreeDigest *digest);
-int stream_head_read(Bytes from, Meta *ret, TreeDigest *ret_digest); /* 0, TREE_ROTTEN */
+int stream_head_read(Bytes from, Meta *ret, TreeDigest *ret_digest); /* 0, TREE_ROTTEN, TREE_NEWER */
 
 void snapshots_check(Tree *tree); /* gives up pins that hold too much */
 void snapshots_orphan(Tree *tree);

@@ -35,6 +35,7 @@ size_t stream_head_write(uint8_t to[static STREAM_HEAD_BYTES + CONF_BYTES_MAX], 
         memcpy(p, meta->cluster, 16);
         bytes_put_u64(p + 16, meta->epoch);
         memcpy(p + 24, digest->sum, 16);
+        bytes_put_u32(p + 40, meta->min_version);
         return STREAM_HEAD_BYTES + conf_encode(&meta->conf, to + STREAM_HEAD_BYTES);
 }
 
@@ -53,6 +54,7 @@ int stream_head_read(Bytes from, Meta *ret, TreeDigest *ret_digest) {
                 .n_entries = bytes_get_u64(p + 44),
                 .conf_index = bytes_get_u64(p + 52),
                 .epoch = bytes_get_u64(p + 76),
+                .min_version = bytes_get_u32(p + 100),
         };
         memcpy(meta.cluster, p + 60, 16);
         memcpy(ret_digest->sum, p + 84, 16);

@@ -17,11 +17,13 @@ static const char *const sql_text[_STMT_MAX] = {
         [STMT_ROLLBACK] = "ROLLBACK",
         [STMT_LOOK] = "BEGIN",
         [STMT_LOOK_END] = "COMMIT",
-        [STMT_META_LOAD] = "SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, "
-                           "conf_index, cluster, epoch, digest, pruned, sum FROM meta WHERE id = 1",
+        [STMT_META_LOAD] =
+                "SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, "
+                "conf_index, cluster, epoch, min_version, digest, pruned, sum FROM meta WHERE id = 1",
         [STMT_META_SAVE] = "INSERT OR REPLACE INTO meta(id, applied, applied_term, revision, floor, "
-                           "cluster_usec, n_entries, conf, conf_index, cluster, epoch, digest, pruned, sum) "
-                           "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+                           "cluster_usec, n_entries, conf, conf_index, cluster, epoch, min_version, digest, "
+                           "pruned, sum) VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, "
+                           "?14)",
         [STMT_KEY_FIND] = "SELECT keys.n, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n "
                           "WHERE keys.key = ?1",
         [STMT_KEY_INSERT] = "INSERT INTO keys(key, n) VALUES(?1, ?2)",

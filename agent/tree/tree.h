@@ -21,6 +21,7 @@ typedef struct Tree Tree;
 typedef struct TreeOptions {
         const char *directory;
         Report report;
+        uint32_t version; /* trees into which entries of a higher one were applied are refused; 0: none is */
         bool thread;      /* maintenance thread; without it tree_maintain() does the work in the caller's */
         size_t wal_bytes; /* cap, 16 MiB */
         size_t cache_bytes; /* SQLite's page cache, 4 MiB */
@@ -30,7 +31,7 @@ typedef struct TreeOptions {
 /* Outcomes, positive. */
 enum {
         TREE_ROTTEN = 1, /* a checksum is wrong: stop serving, fetch again */
-        TREE_NEWER,      /* written by a newer treaty */
+        TREE_NEWER,      /* written by a newer treaty, or with entries applied that need one */
         TREE_NONE,       /* no such file, entry, row */
         TREE_COMPACTED,  /* below the history floor; see tree_status() */
         TREE_HALTED,     /* the entry needs a newer host: apply stops here, reads go on */
@@ -232,7 +233,7 @@ TreeSnapshot *tree_snapshot_free(TreeSnapshot *snapshot);
  * refused with TREE_ROTTEN when malformed, never trusted. */
 typedef struct TreeBuild TreeBuild;
 int tree_build_begin(const TreeOptions *options, TreeBuild **ret);
-int tree_build_feed(TreeBuild *build, Bytes chunk);
+int tree_build_feed(TreeBuild *build, Bytes chunk); /* 0, TREE_ROTTEN, TREE_NEWER, -errno */
 /* After the last chunk; `name` has room for 80 bytes. 0, TREE_ROTTEN. */
 int tree_build_finish(TreeBuild *build, char *ret_name, uint64_t *ret_index, uint64_t *ret_term);
 /* The same beside the loop, for it syncs and reads all of a tree: begun, and asked for until it is no longer

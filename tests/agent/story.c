@@ -108,7 +108,12 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 machine_rot_tree(host, true);
         else if (strcmp(verb, "found") == 0)
                 machine_found(host);
-        else if (strcmp(verb, "full") == 0)
+        else if (strcmp(verb, "upgrade") == 0) {
+                host->newer++;
+                world.newer = MAX(world.newer, host->newer);
+                if (up)
+                        host->agent->options.newer = host->newer;
+        } else if (strcmp(verb, "full") == 0)
                 simdisk_set_room(host->disk, simdisk_used(host->disk));
         else if (strcmp(verb, "room") == 0)
                 simdisk_set_room(host->disk, UINT64_MAX);
@@ -203,9 +208,10 @@ static bool run_on_host(const char *verb, SimHost *host, char **w, size_t n, Wis
 }
 
 static bool run(char *line) {
-        static const char *const to_each[] = {
-                "show",   "start", "stop",    "kill",     "powercut",  "image", "restore", "wipe",    "rot",
-                "accept", "found", "rot-log", "rot-tree", "lose-tree", "full",  "room",    "unwatch", NULL};
+        static const char *const to_each[] = {"show",  "start",   "stop",     "kill",      "powercut",
+                                              "image", "restore", "wipe",     "rot",       "accept",
+                                              "found", "rot-log", "rot-tree", "lose-tree", "full",
+                                              "room",  "upgrade", "unwatch",  NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;

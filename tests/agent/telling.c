@@ -192,9 +192,6 @@ void clients_own(SimHost *host) {
 void clients_changed(const Change *change) {
 }
 
-void versions_look(SimHost *host) {
-}
-
 void clients_look(SimHost *host) {
 }
 

@@ -485,40 +485,23 @@ void faults_begin(void) {
 
 /* ---- Mixed versions ---- */
 
-/* In every sixth run, with chances of its own: one host after the other is set back to a version that can
- * apply nothing of what is written now. It votes, stores, reads what it has, and stops where it knows no
- * further: not an entry is skipped. Then it is upgraded and goes on. */
+/* In every sixth run, with chances of its own: all hosts but one are upgraded, and from then on write what
+ * that one does not know. It votes, stores, reads what it has, perhaps leads, and stops where it knows no
+ * further: not an entry is skipped, nor is a tree taken in which others applied one (ghost.c). Then it is
+ * upgraded, too, and goes on; another one is the last next time. */
 static Random version_random;
 static SimHost *old_one;
-static char old_tree[LOG_TREE_NAME_BYTES];
-static uint64_t old_revision, old_cluster_usec;
-
-/* A tree that was fetched whole is as others left it, who knew what they applied: from there on. */
-void versions_look(SimHost *host) {
-        const Agent *agent = host->agent;
-        if (host != old_one || !agent || strcmp(agent->tree_name, old_tree) == 0)
-                return;
-        snprintf(old_tree, sizeof(old_tree), "%s", agent->tree_name);
-        old_revision = agent->tree_status.revision;
-        old_cluster_usec = agent->tree_status.cluster_usec;
-}
 
 static void upgraded(void) {
         SimHost *host = old_one;
         if (!host)
                 return;
-        const Agent *agent = host->agent;
-        versions_look(host);
-        if (agent && host_is_in(host) && !host->touched && !agent->heal.bad && agent->halted &&
-            (agent->tree_status.revision > old_revision ||
-             agent->tree_status.cluster_usec > old_cluster_usec))
-                broken("%s applied what its version does not know: revision %llu, was %llu", host->name,
-                       (unsigned long long)agent->tree_status.revision, (unsigned long long)old_revision);
         note("%s: upgraded", host->name);
         old_one = NULL;
-        host->older = false;
-        if (agent)
-                host_kill(host, false);
+        host->newer = world.newer;
+        if (!host->agent)
+                return; /* it starts as such, whenever that is */
+        host_kill(host, false);
         host_restart_at(host, world.now + 200 * MSEC);
 }
 
@@ -528,18 +511,19 @@ static void versions(void *p, uint64_t a) {
                 upgraded();
                 return;
         }
-        SimHost *host = world.hosts[random_below(&version_random, world.n_hosts)];
-        if (!host_runs(host) || !host_is_in(host) || host->touched || host->leaving ||
-            host->agent->failed != 0 || !heal_may_touch(host->agent))
+        if (world.newer == VERSIONS_MAX)
                 return;
-        note("%s: an older version from now on", host->name);
-        snprintf(old_tree, sizeof(old_tree), "%s", host->agent->tree_name);
-        old_revision = host->agent->told_revision;
-        old_cluster_usec = host->agent->tree_status.cluster_usec;
-        host->older = true;
-        old_one = host;
-        host_stop(host);
-        host_restart_at(host, world.now + 200 * MSEC);
+        old_one = world.hosts[random_below(&version_random, world.n_hosts)];
+        note("%s: older than all others from now on", old_one->name);
+        world.newer++;
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                SimHost *host = world.hosts[i];
+                if (host == old_one)
+                        continue;
+                host->newer = world.newer;
+                if (host->agent)
+                        host->agent->options.newer = world.newer;
+        }
 }
 
 void versions_begin(void) {

@@ -28,7 +28,9 @@ static uint64_t n_revisions, revisions_room;
 static PathHistory *paths;
 static Committed *committed;
 static uint64_t n_committed;
-static uint64_t *leaders; /* by term */
+static uint64_t
+        needs[VERSIONS_MAX + 1]; /* the first committed entry that needs so much newer a host; 0: none */
+static uint64_t *leaders;        /* by term */
 static uint64_t n_leaders;
 
 uint64_t hash_bytes(Bytes bytes) {
@@ -280,6 +282,25 @@ static bool leaves_sessions(const Entry *entry) {
                kind == COMMAND_CHECK;
 }
 
+static void note_version(const Entry *entry) {
+        EntryStamp stamp;
+        if (entry->type != ENTRY_COMMAND || entry_stamp_read(entry, &stamp) < 0 || stamp.min_version <= 1)
+                return;
+        assert(stamp.min_version - 1 <= world.newer);
+        uint64_t *first = &needs[stamp.min_version - 1];
+        if (*first == 0 || entry->index < *first)
+                *first = entry->index;
+}
+
+/* A host stands before the first entry that it does not know, however its tree came to be. */
+static void look_at_version(const SimHost *host) {
+        uint64_t applied = host->agent->tree_status.applied;
+        for (unsigned v = host->newer + 1; v <= world.newer; v++)
+                if (needs[v] != 0 && applied >= needs[v])
+                        broken("%s applied what its version does not know: index %llu, first unknown %llu",
+                               host->name, (unsigned long long)applied, (unsigned long long)needs[v]);
+}
+
 static void look_at_entries(SimHost *host) {
         Agent *agent = host->agent;
         uint64_t end = MIN(agent->tree_status.applied, agent->raft_status.commit);
@@ -300,6 +321,7 @@ static void look_at_entries(SimHost *host) {
                 known->hash = hash;
                 known->term = entry->term;
                 known->no_session = leaves_sessions(entry);
+                note_version(entry);
         }
         host->checked = MAX(host->checked, end);
 }
@@ -356,7 +378,6 @@ void ghost_look(SimHost *host) {
         Agent *agent = host->agent;
         const TreeStatus *tree = &agent->tree_status;
         promise_look(host);
-        versions_look(host);
         lease_look(host);
 
         host->no_tree = agent->heal.bad || agent->heal.suspect;
@@ -372,8 +393,9 @@ void ghost_look(SimHost *host) {
                 return;
         if (agent->damaged && !world.may_rot && !host->touched)
                 broken("%s calls its log damaged", host->name);
-        if (agent->halted && !host->disk_fails && !host->touched && !host->older)
+        if (agent->halted && !host->disk_fails && !host->touched && host->newer == world.newer)
                 broken("%s halted", host->name);
+        look_at_version(host);
         look_at_leader(host, &agent->raft_status);
         /* A full disk takes the open transaction back; what was seen of it is seen again before any read. */
         bool back = tree->applied < host->applied || tree->revision < host->revision;

@@ -226,7 +226,7 @@ void host_start(SimHost *host) {
                 .threads = false,
                 .n_addresses = 1,
                 .accept_damage = host->accept_damage,
-                .older = host->older,
+                .newer = host->newer,
                 .join = anew                                ? anew
                         : host->automatic && world.token[0] ? world.token
                                                             : NULL,

@@ -101,11 +101,11 @@ static const Meaning meanings[] = {
         {"COMMIT", DO_COMMIT},
         {"ROLLBACK", DO_ROLLBACK},
         {"SELECT applied, applied_term, revision, floor, cluster_usec, n_entries, conf, conf_index, cluster, "
-         "epoch, digest, pruned, sum FROM meta WHERE id = 1",
-         DO_GET, 'm', .n_columns = 13, .columns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12}},
+         "epoch, min_version, digest, pruned, sum FROM meta WHERE id = 1",
+         DO_GET, 'm', .n_columns = 14, .columns = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}},
         {"INSERT OR REPLACE INTO meta(id, applied, applied_term, revision, floor, cluster_usec, n_entries, "
-         "conf, conf_index, cluster, epoch, digest, pruned, sum) "
-         "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
+         "conf, conf_index, cluster, epoch, min_version, digest, pruned, sum) "
+         "VALUES(1, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)",
          DO_PUT, 'm'},
         {"SELECT keys.n, newest.id FROM keys CROSS JOIN newest ON newest.n = keys.n WHERE keys.key = ?1",
          DO_GET, 'k', .join = 'n', .n_columns = 2, .columns = {0, JOINED}},

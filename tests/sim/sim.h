@@ -25,9 +25,10 @@
 #include "agent/hall.h"
 #include "tests/log/simdisk.h"
 
-#define HOSTS_MAX 13
-#define MSEC      USEC_PER_MSEC
-#define SEC       USEC_PER_SEC
+#define HOSTS_MAX    13
+#define VERSIONS_MAX 100
+#define MSEC         USEC_PER_MSEC
+#define SEC          USEC_PER_SEC
 
 /* What a run may be narrowed to; shrinking does it step by step. All zero: nothing is. */
 typedef struct Narrow {
@@ -94,7 +95,8 @@ typedef struct World {
         uint64_t disturbed_usec; /* something was wrong somewhere, last */
         uint64_t led_usec;       /* somebody began to lead, last */
 
-        bool may_rot; /* a damaged log is no surprise */
+        uint32_t newer; /* the newest version that a host has, counted from the first */
+        bool may_rot;   /* a damaged log is no surprise */
         void (*said)(SimHost *host, int level,
                      const char *text); /* an agent told its operator; may be NULL */
         void (*aside)(bool begins);     /* a checker looks into a host's disk by itself; may be NULL */
@@ -135,9 +137,9 @@ struct SimHost {
         char name[16], address[32], directory[80];
         uint8_t key[KEY_HASH_BYTES], machine[16];
         SimDisk *disk;
-        Disk *door;   /* the agent sees its disk through this; NULL: as it is */
-        Agent *agent; /* NULL: the process does not run */
-        bool older;   /* runs an older version, which knows no entry that is written now */
+        Disk *door;     /* the agent sees its disk through this; NULL: as it is */
+        Agent *agent;   /* NULL: the process does not run */
+        uint32_t newer; /* its version, counted from the first */
         bool powered, listening, dying, joining, automatic, accept_damage;
         bool set_back; /* its disk is not the one it had */
         unsigned life;
@@ -347,6 +349,5 @@ bool operator_helps(SimHost *host);   /* it ended or does not start: is that som
 void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
 void faults_end(void);                 /* everything heals */
-void versions_look(SimHost *host);     /* after each turn */
 void versions_begin(void);             /* in some runs a host is older for a while */
 const char *fault_name(unsigned kind); /* NULL: there is none */

@@ -735,6 +735,16 @@ static void test_conf_noop_halt_gap(void **state) {
         entry.index += 2;
         assert_int_equal(tree_apply(bench->tree, &entry, &stamp, &command, NULL, false, 2, NULL, NULL, NULL),
                          -EINVAL);
+
+        /* The tree tells from now on what it takes to understand it. */
+        bench->options.version = 2;
+        bench_reopen(bench, true);
+        bench->tree = tree_close(bench->tree);
+        bench->options.version = 1;
+        assert_int_equal(tree_open(&bench->tree, &bench->options, bench->name), TREE_NEWER);
+        assert_null(bench->tree);
+        bench->options.version = 0;
+        assert_int_equal(tree_open(&bench->tree, &bench->options, bench->name), 0);
 }
 
 static void test_found_once(void **state) {

@@ -176,6 +176,11 @@ static void test_changed_bytes(void **state) {
         Bench *bench = *state;
         static Chunks chunks;
         grow(bench, 31, 300);
+        EntryStamp stamp = {.min_version = 2};
+        Command check = {.kind = COMMAND_CHECK};
+        Entry entry = {.index = status_of(bench).applied + 1, .term = 1, .type = ENTRY_COMMAND};
+        assert_int_equal(tree_apply(bench->tree, &entry, &stamp, &check, NULL, false, 2, NULL, NULL, NULL),
+                         0);
         TreeSnapshot *snapshot;
         bool done = false;
         assert_int_equal(tree_snapshot_begin(bench->tree, &snapshot), 0);
@@ -213,8 +218,18 @@ static void test_changed_bytes(void **state) {
         print_message("300 streams: %zu changed and refused, %zu unchanged\n", refused, equal);
         assert_true(refused > 250);
 
-        /* Cut short, twice the same, out of order. */
+        /* Whole, and for newer hosts. */
         TreeBuild *build;
+        TreeOptions older = bench->options;
+        older.version = 1;
+        assert_int_equal(tree_build_begin(&older, &build), 0);
+        assert_int_equal(tree_build_feed(build, BYTES(chunks.chunks[0].data, chunks.chunks[0].size)),
+                         TREE_NEWER);
+        assert_int_equal(tree_build_feed(build, BYTES(chunks.chunks[1].data, chunks.chunks[1].size)),
+                         TREE_NEWER);
+        tree_build_free(build);
+
+        /* Cut short, twice the same, out of order. */
         char name[80];
         uint64_t index, term;
         assert_int_equal(tree_build_begin(&bench->options, &build), 0);
