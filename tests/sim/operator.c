@@ -35,8 +35,12 @@ static void new_token(void *p, uint64_t a) {
 static void removed(const RequestAnswer *answer, void *userdata) {
         SimHost *host = userdata;
         note("%s: removal -> %d", host->name, answer->answer);
+        host->n_removals--;
         if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_LAST_VOTER)
-                host->leaving = false; /* the only one that votes stays */
+                host->stays = true;
+        if (host->n_removals > 0 || !host->stays)
+                return;                      /* another asked the same: that may come to be */
+        host->stays = host->leaving = false; /* the only one that votes stays */
 }
 
 /* Somebody of the cluster who is well. */
@@ -168,12 +172,14 @@ static void acts(void *p, uint64_t a) {
                 world.disturbed_usec = world.now;
                 SimHost *leader = host_leader();
                 int r = agent_member_by_name(other->agent, host->name, &member);
-                if (r == 1 && leader && leader != host && hall_is_ready_leader(leader->agent) &&
+                if (r == 1 && host->n_removals == 0 && leader && leader != host &&
+                    hall_is_ready_leader(leader->agent) &&
                     agent_member_by_name(leader->agent, host->name, &member) == 1) {
                         if (!begins_anew(host))
                                 wipe(host);
-                } else if (r == 0 && operator_may_replace(host))
-                        (void)agent_remove(other->agent, member.id, 3 * SEC, removed, host);
+                } else if (r == 0 && !host->stays && operator_may_replace(host) &&
+                           agent_remove(other->agent, member.id, 3 * SEC, removed, host) == 0)
+                        host->n_removals++;
         }
         acting = more;
         if (more)

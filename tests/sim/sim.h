@@ -141,7 +141,9 @@ struct SimHost {
         Agent *agent;   /* NULL: the process does not run */
         uint32_t newer; /* its version, counted from the first */
         bool powered, listening, dying, joining, automatic, accept_damage;
-        bool set_back; /* its disk is not the one it had */
+        unsigned n_removals; /* asked and not answered */
+        bool stays;          /* one of those was answered: it alone votes */
+        bool set_back;       /* its disk is not the one it had */
         unsigned life;
         Random random;
         uint64_t booted_usec, boot_offset_usec;

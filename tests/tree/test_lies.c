@@ -275,7 +275,7 @@ static void test_scrub(void **state) {
 /* Who meets a lie while applying does not go on: the host leaves, and nothing of the entry stays. */
 static void test_apply(void **state) {
         Bench *bench = begin(state);
-        for (unsigned i = 0; i < 6; i++) {
+        for (unsigned i = 0; i < 9; i++) {
                 uint8_t owned[16 + LIMIT_PATH_BYTES], key[8];
                 Command command = {.host = 2,
                                    .incarnation = bench->incarnation[2],
@@ -283,6 +283,7 @@ static void test_apply(void **state) {
                                    .kind = COMMAND_DELETE,
                                    .path = "/own/a"};
                 Member self = member_of(2, "h2-new");
+                Token token = token_of(9, MEMBER_FULL, 3, USEC_PER_SEC);
                 TreeDigest before = digest_of(bench);
                 TreeSession session;
                 assert_int_equal(transaction_begin(bench->tree), 0);
@@ -322,6 +323,19 @@ static void test_apply(void **state) {
                         members_forget(bench->tree);
                         command.kind = COMMAND_UPDATE_MEMBER;
                         command.member = &self;
+                        break;
+                case 6: /* a name's hint leads to nobody, another's to one who bears it not */
+                case 7:
+                        hint(bench, INDEX_NAME, "h2-new", 6, i == 6 ? 77 : 1);
+                        command.kind = COMMAND_UPDATE_MEMBER;
+                        command.member = &self;
+                        break;
+                case 8: /* so does that of a key: nobody is told that he is a member already */
+                        self = member_of(8, "h8");
+                        hint(bench, INDEX_KEY, self.keys[0], KEY_HASH_BYTES, 1);
+                        command.kind = COMMAND_ADD_MEMBER;
+                        command.member = &self;
+                        command.token = &token;
                         break;
                 }
                 assert_int_equal(apply_raw(bench, &command, NULL), -EBADMSG);
