@@ -202,7 +202,7 @@ typedef struct AgentMember {
 /* Asks the leader how far everybody has applied, if need be; then agent_members() knows, or it cannot be
  * known now. */
 typedef void (*StandingDone)(void *userdata);
-int agent_ask_members(Agent *agent, StandingDone done, void *userdata); /* 0, -EBUSY */
+int agent_ask_members(Agent *agent, StandingDone done, void *userdata); /* 0, -EBUSY, -ENOMEM */
 int agent_members(Agent *agent, int (*each)(const AgentMember *member, void *userdata), void *userdata);
 int agent_member_by_name(Agent *agent, const char *name_or_hex_id, Member *ret); /* 0; 1 = none */
 

@@ -21,6 +21,11 @@
  *      heal.c       a bad tree is taken out of service and fetched again
  *      book.c       whom to ask for it
  *      scrub.c      all of the tree is read again
+ *      quarantine.c a state that is a copy, or was set back, by start numbers
+ *      word.c       a log that is shorter than what its host gave its word for
+ *      anew.c       all state is dropped, and the host begins anew as another
+ *      share.c      what one member may ask of this host
+ *      standing.c   how far every member has applied, as the leader knows
  */
 #pragma once
 
@@ -37,9 +42,8 @@
 #include "tree/tree.h"
 #include "wire/wire.h"
 
-#define HALL_TICK_USEC                                                                      \
-        (100 * USEC_PER_MSEC) /* the hall's own duties look at the clock this often at most \
-                               */
+/* The hall's own duties look at the clock this often at most. */
+#define HALL_TICK_USEC (100 * USEC_PER_MSEC)
 
 /* ---- host.c ---- */
 
@@ -794,9 +798,9 @@ int hall_recover(Agent *agent);                /* recover.c */
 int hall_new_tree(Agent *agent, bool found);   /* recover.c: a fresh, empty tree */
 int hall_start_raft(Agent *agent, uint64_t term, uint64_t vote);
 int hall_open_tree(Agent *agent, const char *name);
-int hall_switched(Agent *agent); /* recover.c: forgets HostFile.switching */
-void hall_apply(Agent *agent);   /* apply.c */
-void hall_taken_back(Agent *agent);
+int hall_switched(Agent *agent);    /* recover.c: forgets HostFile.switching */
+void hall_apply(Agent *agent);      /* apply.c */
+void hall_taken_back(Agent *agent); /* apply.c: whoever hears TREE_FULL from the tree tells it here */
 int hall_log_wait(Agent *agent, uint64_t seq);  /* recover.c: at start only */
 uint64_t hall_cluster_usec(const Agent *agent); /* leader's cluster time now */
 TreeOptions hall_tree_options(Agent *agent);

@@ -1,9 +1,10 @@
 /* Start: what the log promises and what the tree holds are brought together before the core may speak.
  *
- *      tree's (index, term) is in the log      the tail behind it is kept; what is known committed is
- * applied at once it is not                               the tree is a base: checkpointed and synced first,
- * then one log record makes it so (the term raised, its vote spent); only then the core starts neither log
- * nor tree                    a cluster of one is founded, unless this host is to join another
+ *  - The tree's (index, term) is in the log: the tail behind it is kept; what is known to be committed is
+ * applied at once.
+ *  - It is not: the tree is a base. It is checkpointed and synced first, then one log record makes it so
+ * (the term raised, its vote spent); only then the core starts.
+ *  - There is neither log nor tree: a cluster of one is founded, unless this host is to join another.
  *
  * docs/DISK.md tells why each order is the only one (a volatile base, a base beside a conflicting tail). */
 #include "hall.h"

@@ -1,9 +1,9 @@
 /* What one member may ask of this host. Members are trusted with the tree, not with all of this host's time:
  * one that is broken, or broken into, must not keep the others from it.
  *
- *      calls       so many at once, then so many a second, of Follow and Snapshot (each may begin a stream
- * or pin a snapshot) and of Admin questions   (ReadIndex) so many under way; hosts ask once per wake for all
- * their readers
+ *  - calls: so many at once, then so many a second, of Follow and Snapshot (each may begin a stream or pin a
+ * snapshot), and as many of Admin;
+ *  - questions (ReadIndex): so many under way; a host asks once per wake for all its readers.
  *
  * Who wants more is refused, and asks again later by himself. */
 #include "hall.h"
@@ -39,9 +39,8 @@ bool share_call(Agent *agent, uint64_t host, bool admin) {
         if (!share)
                 return false;
         uint64_t paid = MAX(share->paid_usec[admin], agent->now_usec);
-        if (paid - agent->now_usec > LIMIT_CALLS_AT_ONCE * CALL_USEC) {
+        if (paid - agent->now_usec > LIMIT_CALLS_AT_ONCE * CALL_USEC)
                 return false;
-        }
         share->paid_usec[admin] = paid + CALL_USEC;
         return true;
 }

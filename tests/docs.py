@@ -9,6 +9,7 @@
 # - treaty.conf(5) and treaty.unit(5) have every key that is read, and no others
 # - CONSENSUS.md has a row for each section of Raft used here, each counter-example and each trap, and each row names
 #   stories and tests that exist; it names every story of the core
+# - the head of agent/hall.h names every file of the hall, that of agent/tree/internal.h every file of the tree, and no others
 # - org.treaty1(5) has every method and property of the XML and every error of ours, and no other errors
 #
 # Each check reports how many things it compared; one that found nothing to compare fails.
@@ -125,6 +126,15 @@ def consensus(c):
         c.see("stories", f"`raft {name}`" in page, f"CONSENSUS.md: the story {name} of the core is not named")
 
 
+ROOF = {"agent.c", "main.c", "loop.c", "config.c", "journal.c", "network.c"}
+
+
+def parts(c):
+    for header, besides in (("agent/hall.h", ROOF), ("agent/tree/internal.h", set())):
+        there = {os.path.basename(p) for p in glob.glob(os.path.join(c.tree, os.path.dirname(header), "*.c"))} - besides
+        c.same("parts", header, there, set(re.findall(r"\b(\w+\.c)\b", c.read(header).split("*/")[0])))
+
+
 def main(argv):
     if len(argv) != 3:
         print("usage: docs.py TREE TREATYCTL", file=sys.stderr)
@@ -135,8 +145,9 @@ def main(argv):
     keys(c)
     bus(c)
     consensus(c)
+    parts(c)
     for what in ("links", "paths", "manuals", "commands", "options", "keys", "methods", "errors", "rules", "shown",
-                 "stories", "bugs"):
+                 "stories", "bugs", "parts"):
         if not c.counts.get(what):
             c.faults.append(f"docs.py found no {what} to compare: it looks in the wrong place")
     for fault in c.faults:

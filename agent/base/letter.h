@@ -131,7 +131,8 @@ typedef struct LetterReport {
 
 typedef struct LetterPromote {
         uint64_t term;  /* of the leader that asks */
-        uint64_t index; /* PROMOTED: base index of the observer's log */
+        uint64_t index; /* PROMOTE: what the observer's tree has to hold first; PROMOTED: base index of its
+                           log; FETCH: what the sender's tree holds */
 } LetterPromote;
 
 typedef struct LetterStatus {

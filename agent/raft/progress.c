@@ -1,9 +1,11 @@
 /* What the leader knows of one peer, as in etcd's tracker:
  *
- *      PROBE ──an append was taken──▶ REPLICATE        one at a time       │ many in flight, optimistic
- *        ▲  ◀──refused, lost, silent──┘
+ *      PROBE ──an append was taken──▶ REPLICATE
+ *        ▲   ◀──refused, lost, silent──┘
  *        │ done or failed
  *      SNAPSHOT ◀──what it needs is no longer in the log── (either)
+ *
+ * One append at a time to who is probed, many in flight, in hope, to who takes them.
  *
  * `match` only rises within one life of the peer as a voter; hints move nothing but `next` (R21). */
 #include "internal.h"
