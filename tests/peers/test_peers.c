@@ -80,9 +80,48 @@ static void test_reconnects_after_restart(void **state) {
         RUN_UNTIL(&w, 2000, n1->n_unreachable >= 2);
         assert_int_equal(n1->why_unreachable, PEERS_DOWN_RESET);
         node_start(n2);
-        node_target(n2, 1);
+        node_name(n2, 1);
         RUN_UNTIL(&w, 5000, n1->n_up == 2 && n2->n_up == 2);
         assert_string_equal(n1->events, "+-+");
+}
+
+/* Who comes back dials by itself, and does not wait for the other one's next attempt. */
+static void test_returns_by_itself(void **state) {
+        connect_pair();
+        node_stop(n1);
+        RUN_UNTIL(&w, 2000, n2->n_down == 1);
+        node_target(n2, 0);
+        node_start(n1);
+        world_know(&w, 2);
+        node_target(n1, 2);
+        RUN_UNTIL(&w, 2000, peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));
+        /* The larger id does it, too. */
+        node_stop(n2);
+        RUN_UNTIL(&w, 2000, n1->n_down == 1);
+        node_target(n1, 0);
+        node_start(n2);
+        node_target(n2, 1);
+        RUN_UNTIL(&w, 2000, peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));
+}
+
+/* Both dial in the same moment, as nearly as can be: the larger id waits 300 ms, and so does the test.
+ * Whether they cross or not, in the end there is one connection, which stays, and both mean the same one. */
+static void test_both_dial(void **state) {
+        world_know(&w, 2);
+        node_target(n2, 1);
+        RUN_FOR(&w, 299);
+        node_target(n1, 2);
+        RUN_UNTIL(&w, 3000, peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));
+        unsigned n_up = 0;
+        for (int i = 0; n_up != n1->n_up + n2->n_up; i++) {
+                assert_true(i < 5); /* they replace each other for ever */
+                n_up = n1->n_up + n2->n_up;
+                RUN_FOR(&w, 1500);
+        }
+        assert_true(peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));
+        assert_int_equal(send_number(n1, 2, 1, 4), 0);
+        assert_int_equal(send_number(n2, 1, 1, 4), 0);
+        RUN_UNTIL(&w, 3000, n1->n_letters == 1 && n2->n_letters == 1);
 }
 
 static void test_disconnect(void **state) {
@@ -169,7 +208,7 @@ static void test_untargeted_is_closed(void **state) {
         connect_pair();
         node_target(n1, 0);
         RUN_UNTIL(&w, 1000, n2->n_down == 1 && n1->n_down == 1);
-        RUN_FOR(&w, 200); /* the other one, who still wants to, dials after 300 */
+        RUN_FOR(&w, 200);
         assert_int_equal(n1->n_up, 1);
 }
 
@@ -509,7 +548,6 @@ static void test_host_id_after_join(void **state) {
         RUN_FOR(&w, 300);
         assert_int_equal(n1->n_up + n1->n_unreachable, 0);
         peers_set_host(n1->peers, 1);
-        /* The other one may dial in the same moment: then one of two is replaced. */
         RUN_UNTIL(&w, 2000, peers_connected(n1->peers, 2) && peers_connected(n2->peers, 1));
 }
 
@@ -520,6 +558,8 @@ int main(void) {
                 test(test_letters_both_ways_in_order),
                 test(test_three_hosts),
                 test(test_reconnects_after_restart),
+                test(test_returns_by_itself),
+                test(test_both_dial),
                 test(test_disconnect),
                 test(test_newer_replaces_older),
                 test(test_wrong_keys_are_refused),

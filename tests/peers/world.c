@@ -117,7 +117,7 @@ void node_stop(Node *node) {
         node->peers = peers_free(node->peers);
 }
 
-void node_target(Node *node, unsigned others) {
+static void target(Node *node, unsigned others, bool both_dial) {
         PeersTarget targets[NODES];
         size_t n = 0;
         for (unsigned i = 0; i < NODES; i++)
@@ -126,18 +126,30 @@ void node_target(Node *node, unsigned others) {
                         targets[n++] = (PeersTarget){.host = other->host,
                                                      .n_addresses = 1,
                                                      .addresses = &other->address,
-                                                     .control = true};
+                                                     .control = both_dial || other->host > node->host};
                 }
         int r = peers_set_targets(node->peers, targets, n);
         assert(r == 0);
 }
 
-void world_connect(World *world, unsigned n) {
-        for (unsigned i = 0; i < n; i++) {
+void node_target(Node *node, unsigned others) {
+        target(node, others, true);
+}
+
+void node_name(Node *node, unsigned others) {
+        target(node, others, false);
+}
+
+void world_know(World *world, unsigned n) {
+        for (unsigned i = 0; i < n; i++)
                 for (unsigned k = 0; k < n; k++)
                         world->nodes[i].verdicts[k] = PEERS_MEMBER;
-                node_target(world->nodes + i, ((1u << n) - 1) & ~(1u << i));
-        }
+}
+
+void world_connect(World *world, unsigned n) {
+        world_know(world, n);
+        for (unsigned i = 0; i < n; i++)
+                node_name(world->nodes + i, ((1u << n) - 1) & ~(1u << i));
 }
 
 /* Below the range from which the kernel gives ports to whoever dials, and bound for as long as the world

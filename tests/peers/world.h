@@ -38,15 +38,19 @@ void world_open(World *world);
 void world_close(World *world);
 void node_start(Node *node);
 void node_stop(Node *node);
-void node_target(Node *node, unsigned others);  /* bit i: node i */
-void world_connect(World *world, unsigned n);   /* the first n know and have each other */
+void node_target(Node *node, unsigned others); /* bit i: node i */
+void node_name(Node *node, unsigned others);   /* … has it, but dials only those with a larger id */
+void world_know(World *world, unsigned n);     /* the first n know each other as members */
+/* … and have each other. Of each pair only one dials: two that cross replace one connection, which is right,
+ * but makes whoever counts wait in vain, on a machine so busy that a handshake takes 300 ms. */
+void world_connect(World *world, unsigned n);
 bool world_run_to(World *world, uint64_t msec); /* one iteration; false when the time is up */
 uint64_t msec_now(void);
 
-/* Patient by a factor, for machines that are busy. */
+/* More patient by a factor, for machines that are busy. */
 #define RUN_UNTIL(world, msec, condition)                                                      \
         do {                                                                                   \
-                uint64_t _end = msec_now() + (msec);                                           \
+                uint64_t _end = msec_now() + 8 * (msec);                                       \
                 while (!(condition))                                                           \
                         if (!world_run_to(world, _end)) {                                      \
                                 if (!(condition))                                              \
