@@ -234,6 +234,7 @@ typedef struct Sessions {
         uint64_t lasts_usec; /* its timeout in the tree */
         bool attaching;
         bool work;               /* somebody wants something now */
+        bool told_voters;        /* the last keep-alive went to all who may lead */
         uint64_t keepalive_usec; /* when the next is due */
         uint64_t certain_usec;   /* own: nobody ends it before this time of the own clock */
         /* Leader: one ReadIndex for all keep-alives of half a second. */

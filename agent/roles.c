@@ -166,8 +166,12 @@ void roles_promote(Agent *agent, uint64_t from, const LetterPromote *promote) {
                 (void)hall_send(agent, from, &letter);
                 return;
         }
-        /* A leader of a lower term may ask: its appends will be refused, and it comes to office above ours.
-         */
+        if (agent->follow.active && promote->term < agent->follow.term) {
+                SIM_SEEN("roles: asked by one whose term is over");
+                return; /* somebody led after it: it would wait for nothing, and follow nobody meanwhile */
+        }
+        /* A leader of a term below the core's may ask: its appends will be refused, and it comes to office
+         * above ours. */
         if (!agent->follow.active || agent->removed || agent->quarantined || snapshot_fetching(agent) ||
             !heal_may_touch(agent) || agent->tree_status.conf.n_voters == 0)
                 return;
@@ -777,17 +781,19 @@ void roles_called(Agent *agent, PeersCall *call, uint64_t host, Bytes bytes) {
                 return admin_reply(
                         agent, call,
                         &(AdminReply){.leader = true, .answer = ANSWER_REFUSED, .status = RESULT_DENIED});
-        bool self_voter = request.action == ADMIN_REMOVE && request.host == agent->host.id;
+        bool self = request.action == ADMIN_REMOVE && request.host == agent->host.id;
         const Conf *conf = agent->raft_status.conf;
-        if (self_voter && hall_is_leader(agent) && conf->n_voters == 1 && !conf_is_joint(conf))
+        /* One that leads until it is voted out is no voter any more, so not the last. */
+        if (self && hall_is_leader(agent) && conf->n_voters == 1 && !conf_is_joint(conf) &&
+            conf_is_voter(conf, agent->host.id))
                 return admin_reply(agent, call,
                                    &(AdminReply){.leader = true,
                                                  .answer = ANSWER_REFUSED,
                                                  .status = RESULT_LAST_VOTER});
-        if (self_voter && hall_is_leader(agent))
+        if (self && hall_is_leader(agent))
                 (void)raft_transfer(agent->raft, 0,
                                     agent->now_usec); /* who goes cannot do the work: ask the next one */
-        if (!hall_is_leader(agent) || self_voter || !heal_may_touch(agent))
+        if (!hall_is_leader(agent) || self || !heal_may_touch(agent))
                 return admin_reply(agent, call, &(AdminReply){.leader = false});
 
         AdminServed *served = calloc(1, sizeof(AdminServed));

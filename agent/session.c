@@ -19,6 +19,7 @@
 
 #define RETRY_USEC   (500 * USEC_PER_MSEC)
 #define CONFIRM_USEC (500 * USEC_PER_MSEC)
+#define HEARD_USEC   USEC_PER_SEC       /* who followed hears of its leader twice as often */
 #define LOST_USEC    (2 * USEC_PER_SEC) /* a question to the core that was never answered */
 #define DRIFT_PARTS  20u                /* clocks of two hosts may differ by a 20th in speed */
 
@@ -320,12 +321,42 @@ static void attach(Agent *agent) {
                 sessions->attaching = true;
 }
 
+static bool hears_leader(const Agent *agent) {
+        const Follow *follow = &agent->follow;
+        if (!follow->active)
+                return agent->raft_status.leader != 0;
+        return follow->leader != 0 && agent->now_usec - follow->heard_usec < HEARD_USEC;
+}
+
+/* Is there anybody to be told that this host lives? */
+static bool can_speak(const Agent *agent) {
+        const Conf *conf = &agent->tree_status.conf;
+        if (hall_is_leader(agent) || hears_leader(agent))
+                return true;
+        for (uint32_t i = 0; i < conf->n_voters; i++)
+                if (members_connection(agent, conf->voters[i].id))
+                        return true;
+        return false;
+}
+
+/* Who hears of no leader is not dead for that: it may wait for its promotion, or fetch a tree. If somebody
+ * leads, it is one of the voters. */
+static void tell_voters(Agent *agent, const Letter *letter) {
+        const Conf *conf = &agent->tree_status.conf;
+        SIM_SEEN("session: hears of no leader, and tells all voters that it lives");
+        agent->sessions.told_voters = true;
+        for (uint32_t i = 0; i < conf->n_voters; i++)
+                (void)hall_send(agent, conf->voters[i].id, letter);
+}
+
 static void keep_alive(Agent *agent) {
         Sessions *sessions = &agent->sessions;
-        uint64_t leader = hall_leader(agent);
 
-        if (sessions->generation == 0 || agent->now_usec < sessions->keepalive_usec || leader == 0)
+        if (sessions->told_voters && hears_leader(agent)) /* who may not have led then */
+                sessions->keepalive_usec = 0;
+        if (sessions->generation == 0 || agent->now_usec < sessions->keepalive_usec || !can_speak(agent))
                 return;
+        sessions->told_voters = false;
         sessions->keepalive_usec =
                 agent->now_usec + MIN(sessions->lasts_usec, agent->options.session_usec) / 5;
         Letter letter = {
@@ -334,10 +365,12 @@ static void keep_alive(Agent *agent) {
                               .generation = sessions->generation,
                               .sent = agent->now_usec},
         };
-        if (leader == agent->host.id)
-                sessions_heard(agent, leader, &letter.keepalive);
+        if (hall_is_leader(agent))
+                sessions_heard(agent, agent->host.id, &letter.keepalive);
+        else if (hears_leader(agent))
+                (void)hall_send(agent, hall_leader(agent), &letter);
         else
-                (void)hall_send(agent, leader, &letter);
+                tell_voters(agent, &letter);
 }
 
 /* ---- What it owns ---- */
@@ -743,7 +776,7 @@ uint64_t sessions_deadline(const Agent *agent) {
         const Sessions *sessions = &agent->sessions;
         uint64_t deadline = USEC_INFINITY;
 
-        if (sessions->generation != 0 && hall_leader(agent) != 0 && hall_leader(agent) != agent->host.id)
+        if (sessions->generation != 0 && !hall_is_leader(agent) && can_speak(agent))
                 deadline = MAX(sessions->keepalive_usec, agent->now_usec + 1000);
         if (hall_is_leader(agent))
                 deadline = MIN(deadline, agent->now_usec + 2 * watch_pause(agent));

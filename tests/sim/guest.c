@@ -17,7 +17,7 @@ static uint64_t n_lies, n_offers;
 
 typedef struct Still {
         RaftStatus raft;
-        uint64_t certain_usec, follow_term, fetch_from;
+        uint64_t certain_usec, follow_term, fetch_from, promote_index;
         bool follows, damaged, quarantined, removed;
 } Still;
 
@@ -27,6 +27,7 @@ static Still look_at(const SimHost *host) {
                 .certain_usec = agent->sessions.certain_usec,
                 .follow_term = agent->follow.term,
                 .fetch_from = snapshot_fetching(agent) ? agent->snapshots.fetch.from : 0,
+                .promote_index = agent->roles.promote_index,
                 .follows = agent->follow.active,
                 .damaged = agent->damaged,
                 .quarantined = agent->quarantined,
@@ -45,9 +46,9 @@ static void compare(const SimHost *host, const char *who, const Letter *letter, 
                      a->transferring != b->transferring || a->damaged != b->damaged || a->lost != b->lost ||
                      a->keeps_log != b->keeps_log || a->conf_index != b->conf_index;
         bool hall = before->certain_usec != after.certain_usec || before->follow_term != after.follow_term ||
-                    before->fetch_from != after.fetch_from || before->follows != after.follows ||
-                    before->damaged != after.damaged || before->quarantined != after.quarantined ||
-                    before->removed != after.removed;
+                    before->fetch_from != after.fetch_from || before->promote_index != after.promote_index ||
+                    before->follows != after.follows || before->damaged != after.damaged ||
+                    before->quarantined != after.quarantined || before->removed != after.removed;
         if (moved || hall)
                 broken("%s: a letter of kind %d (%d) from %s changed something: term %llu to %llu, role %d to %d, "
                        "commit %llu to %llu, last %llu to %llu%s",
@@ -271,11 +272,14 @@ static void guest_lies(SimHost *host, const Guest *guest) {
 
 static void member_contradicts(SimHost *host, const SimHost *other) {
         const RaftStatus *status = &host->agent->raft_status;
-        uint64_t connection = net_connection(host, other);
-        if (connection == 0 || !members_connection(host->agent, other->id) || status->term < 2)
+        uint64_t connection = net_connection(host, other), term = status->term;
+        /* Who asked for votes in a higher one raised the core's term, and may never have led. */
+        if (host->agent->follow.active)
+                term = MIN(term, host->agent->follow.term);
+        if (connection == 0 || !members_connection(host->agent, other->id) || term < 2)
                 return;
         Letter letter = raft_lie(host, other->id);
-        letter.raft.term = status->term - 1 - below(status->term - 1);
+        letter.raft.term = term - 1 - below(term - 1);
         letter.raft.log_index += 1000;
         if (letter.raft.n_entries > 0) {
                 letter.raft.entries[0]->index = letter.raft.log_index + 1;

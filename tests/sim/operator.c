@@ -12,6 +12,7 @@ static uint64_t
         known_index; /* since the newest replacement: whose tree holds this knows all who are there */
 
 static void new_token(void *p, uint64_t a);
+static void goes_on(SimHost *host);
 
 static void token_made(const RequestAnswer *answer, const char *token, void *userdata) {
         token_asked = false;
@@ -38,6 +39,10 @@ static void removed(const RequestAnswer *answer, void *userdata) {
         host->n_removals--;
         if (answer->answer == ANSWER_REFUSED && answer->result.status == RESULT_LAST_VOTER)
                 host->stays = true;
+        else if (answer->answer == ANSWER_DONE && host->asked_to_go) {
+                host->stays = false;
+                goes_on(host);
+        }
         if (host->n_removals > 0 || !host->stays)
                 return;                      /* another asked the same: that may come to be */
         host->stays = host->leaving = false; /* the only one that votes stays */
@@ -62,6 +67,7 @@ void operator_forgets(SimHost *host) {
                 host->image = simdisk_free(host->image);
         promise_forgive(host);
         host->touched = host->touched_tree = host->set_back = host->leaving = host->by_join = false;
+        host->asked_to_go = false;
         host->ends = 0;
         host->automatic = false;
         host->id = 0;
@@ -114,6 +120,14 @@ static bool begins_anew(SimHost *host) {
 
 /* ---- Looking after them ---- */
 
+/* Who leads knows nobody of this name. */
+static bool is_gone(const SimHost *host) {
+        const SimHost *leader = host_leader();
+        Member member;
+        return leader && leader != host && hall_is_ready_leader(leader->agent) &&
+               agent_member_by_name(leader->agent, host->name, &member) == 1;
+}
+
 static void scrubbed(Answer answer, uint64_t n_rows, void *userdata) {
         SimHost *host = userdata;
         note("%s: all of its tree read again: %d, %llu rows", host->name, answer,
@@ -142,7 +156,9 @@ static void looks_after(void *p, uint64_t a) {
         if (world.faults && host_runs(host) && host_is_in(host) &&
             agent_scrub(host->agent, scrubbed, host) == 0 && host->scrub_began_usec == 0)
                 host->scrub_began_usec = world.now;
-        for (unsigned i = 0; i < world.n_hosts; i++)
+        for (unsigned i = 0; i < world.n_hosts; i++) {
+                if (is_gone(world.hosts[i]) && world.hosts[i]->asked_to_go)
+                        goes_on(world.hosts[i]);
                 if (is_well_again(world.hosts[i])) {
                         note("%s: is well again", world.hosts[i]->name);
                         if (world.hosts[i]->touched_tree)
@@ -150,6 +166,7 @@ static void looks_after(void *p, uint64_t a) {
                         world.hosts[i]->touched = world.hosts[i]->touched_tree = false;
                         world.hosts[i]->ends = 0;
                 }
+        }
         at(world.now + between(2, 30) * SEC, looks_after, NULL, 0);
 }
 
@@ -158,6 +175,11 @@ void operator_begin(void) {
 }
 
 /* ---- Replacing ---- */
+
+/* A stranger gave it as his own, and would get it. */
+static bool name_is_wanted(const SimHost *host) {
+        return world.faults && host->borrowed_usec > 0 && world.now < host->borrowed_usec + 30 * SEC;
+}
 
 static void acts(void *p, uint64_t a) {
         bool more = false;
@@ -170,20 +192,26 @@ static void acts(void *p, uint64_t a) {
                 if (!(other = somebody_else(host)))
                         continue;
                 world.disturbed_usec = world.now;
-                SimHost *leader = host_leader();
                 int r = agent_member_by_name(other->agent, host->name, &member);
-                if (r == 1 && host->n_removals == 0 && leader && leader != host &&
-                    hall_is_ready_leader(leader->agent) &&
-                    agent_member_by_name(leader->agent, host->name, &member) == 1) {
+                if (r == 1 && host->n_removals == 0 && is_gone(host)) {
                         if (!begins_anew(host))
                                 wipe(host);
-                } else if (r == 0 && !host->stays && operator_may_replace(host) &&
-                           agent_remove(other->agent, member.id, 3 * SEC, removed, host) == 0)
+                } else if (r == 0 && !host->stays && !name_is_wanted(host) && operator_may_replace(host) &&
+                           agent_remove(other->agent, member.id, 3 * SEC, removed, host) == 0) {
+                        host->asked_to_go = true;
                         host->n_removals++;
+                }
         }
         acting = more;
         if (more)
                 at(world.now + SEC, acts, NULL, 0);
+}
+
+static void goes_on(SimHost *host) {
+        host->leaving = true;
+        if (!acting)
+                at(world.now, acts, NULL, 0);
+        acting = true;
 }
 
 /* A host that slept while every member it knows was replaced would find nobody, and nobody it would believe:
@@ -234,12 +262,9 @@ void operator_replace(SimHost *host) {
         if (host->leaving || (n + 1) * 2 > world.n_hosts)
                 return;
         note("%s: is to be replaced", host->name);
-        host->leaving = true;
         host->leaving_usec = world.now;
         host->by_join = chance(5000);
-        if (!acting)
-                at(world.now, acts, NULL, 0);
-        acting = true;
+        goes_on(host);
 }
 
 bool operator_helps(SimHost *host) {

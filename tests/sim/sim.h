@@ -185,8 +185,10 @@ struct SimHost {
                 scrub_began_usec; /* last; a whole pass that found nothing began then */
         bool by_join;             /* replaced by "join --discard", not by moving its state away */
         uint64_t leaving_usec;
-        unsigned ends;   /* times it ended or did not start since it was touched */
-        unsigned die_in; /* effects, then the process is gone; 0: lives */
+        bool asked_to_go;       /* of those who know it: that may come to be at any time, and late */
+        uint64_t borrowed_usec; /* a stranger came with its name */
+        unsigned ends;          /* times it ended or did not start since it was touched */
+        unsigned die_in;        /* effects, then the process is gone; 0: lives */
         int64_t drift_ppm, wall_usec;
         SimDisk *image; /* yesterday's disk */
 

@@ -137,7 +137,7 @@ static bool write_request(const char *token, const uint8_t key[static KEY_HASH_B
 static void comes_as(Ruse ruse, SimHost *door) {
         Attempt attempt = {.ruse = ruse, .door = door};
         JoinRequest request;
-        const SimHost *other = world.hosts[below(world.n_hosts)];
+        SimHost *other = world.hosts[below(world.n_hosts)];
         const char *token = ruse == RUSE_REVOKED   ? (revoked.ready ? revoked.text : "")
                             : ruse == RUSE_USED_UP ? (guest.in ? single.text : "")
                             : ruse == RUSE_EXPIRED ? expired.text
@@ -163,8 +163,9 @@ static void comes_as(Ruse ruse, SimHost *door) {
                 request.member.id = other->id;
                 break;
         case RUSE_OTHERS_NAME:
-                if (other->leaving || !host_is_in(other))
-                        return;
+                if (other->leaving || other->asked_to_go || !host_is_in(other))
+                        return; /* the name may be free */
+                other->borrowed_usec = world.now;
                 snprintf(request.member.name, sizeof(request.member.name), "%s", other->name);
                 break;
         case RUSE_NOISE: {
