@@ -197,7 +197,7 @@ WRAPPED(void, clients_begin, (void)) {
         for (unsigned i = 0; i < world.n_hosts; i++)
                 if ((world.hosts[i] == leader) == nth.leads)
                         nth.host = world.hosts[i];
-        assert(nth.host && world.n_hosts == 3);
+        assert(nth.host && world.n_hosts == 3 && leader->agent->raft_status.conf->n_voters == 3);
         nth.host->disk_fails = true;
         world.may_rot = nth.kind == FAIL_DISK; /* what cannot be read back is damage, and heals */
         world.said = said;
@@ -215,7 +215,6 @@ WRAPPED(void, ghost_final, (void)) {
         __real_ghost_final();
 }
 
-/* A seed whose run has three hosts from the start. */
 #define SEED 5
 
 static bool holds(FailKind kind, bool leads, uint64_t n, bool verbose) {
@@ -227,6 +226,7 @@ static bool holds(FailKind kind, bool leads, uint64_t n, bool verbose) {
                    .ticks = 60,
                    .verbose = verbose,
                    .silent = !verbose,
+                   .vote = 3,
                    .narrow = {.without = UINT64_MAX, .hosts = 3, .clients = 8}};
         if (verbose) /* to be read, not to be counted */
                 plot(&run);

@@ -41,7 +41,8 @@ typedef struct Narrow {
 typedef struct Run {
         uint64_t seed, ticks;
         bool verbose;
-        bool silent; /* nobody would read the trace */
+        bool silent;   /* nobody would read the trace */
+        unsigned vote; /* so many vote before anything begins; 0: as the seed has it */
         Narrow narrow;
 } Run;
 

@@ -126,13 +126,17 @@ static bool equal_everywhere(void) {
         return true;
 }
 
-static bool whole(void) {
+static bool enough_vote(void) {
         SimHost *leader = host_leader();
-        if (!leader || !clients_quiet() || !clients_decided() || !equal_everywhere())
+        if (!leader)
                 return false;
         const RaftStatus *status = &leader->agent->raft_status;
         return status->conf_committed && !conf_is_joint(status->conf) &&
                status->conf->n_voters == roles_voters_wanted(world.n_hosts, world.max_voters);
+}
+
+static bool whole(void) {
+        return enough_vote() && clients_quiet() && clients_decided() && equal_everywhere();
 }
 
 static void tell_where_all_are(void) {
@@ -336,11 +340,15 @@ _Noreturn void plot(const Run *plan) {
         world.silent = plan->silent;
         world.narrow = plan->narrow;
         draw_world();
+        if (plan->vote != 0)
+                world.max_voters = plan->vote;
         found();
 
-        bool early = chance(3000); /* faults from the first joins on */
+        bool early = chance(3000) && plan->vote == 0; /* faults from the first joins on */
         if (!early && !run_until_true(world.now + 60 * SEC, all_in))
                 tell_where_all_are(), stuck("not all hosts could join");
+        if (plan->vote != 0 && !run_until_true(world.now + 60 * SEC, enough_vote))
+                tell_where_all_are(), stuck("not %u of the hosts vote", plan->vote);
         world.began_usec = world.now;
         clients_begin();
         operator_begin();
