@@ -721,7 +721,8 @@ static bool decide(Op *op) {
         Result result = {};
         OutcomeState outcome = OUTCOME_UNDECIDED;
 
-        if (host_runs(op->host) && host_is_in(op->host))
+        /* A tree that rots may count wrongly; it gets well, or is another's. */
+        if (host_runs(op->host) && host_is_in(op->host) && !op->host->touched_tree)
                 outcome = agent_outcome(op->host->agent, op->incarnation, op->serial, &result);
         switch (outcome) {
         case OUTCOME_APPLIED:
