@@ -432,6 +432,7 @@ void range_below(Range *range, const char *subtree); /* strictly below */
 
 int key_look(Tree *tree, Bytes key, KeyState *ret);    /* TREE_NONE */
 int key_find(Tree *tree, Bytes key, uint64_t *ret_id); /* TREE_NONE */
+int key_peek(Tree *tree, Bytes key, uint64_t *ret_id); /* TREE_NONE */
 void key_learn(Tree *tree, const Row *row);            /* the newest of its key, read and verified */
 int key_point(Tree *tree, const Row *row, bool is_new);
 int key_drop(Tree *tree, Bytes key);

@@ -2,7 +2,7 @@
  * (meta, members, sessions, requests, tokens) is copied aside in one go, at one applied index. Rows up to
  * the pin's revision never change: they follow in pages, history included. Nothing is pruned as long as a
  * pin stands, because a page that is read after its rows were pruned would make dead entries live; so a pin
- * that lets the file grow too much is given up. */
+ * that lets the file grow too much is given up. What is sent is looked at as by a scrub. */
 #include "internal.h"
 
 #include <string.h>
@@ -217,6 +217,32 @@ static int page_row(const Row *row, Buffer *chunk) {
         return r;
 }
 
+static int row_is_unknown(const Tree *tree, const Row *row, const char *what) {
+        report_say(&tree->options.report, LOG_ERR, "%s: %s: revision %llu", tree->path, what,
+                   (unsigned long long)row_revision(row->id));
+        return TREE_ROTTEN;
+}
+
+/* Is the row known by its path, it or one that came later, and by its owner? Indexes have no part in the
+ * digest: where one lost something, apply went on without it and made a tree that is another and whole in
+ * itself. Whoever fetched it could not tell. */
+static int row_is_known(Tree *tree, const Row *row) {
+        Bytes key = BYTES(row->key, row->key_size);
+        uint64_t id, there;
+        int r = key_peek(tree, key, &id);
+        bool lives = r == 0;
+        if (r == TREE_NONE)
+                r = index_get(tree, INDEX_TOMB, key, &id);
+        if (r == TREE_NONE || (r == 0 && id < row->id))
+                return row_is_unknown(tree, row, "a path does not know its row");
+        if (r != 0 || !lives || id != row->id || row->owner_host == 0)
+                return r;
+        uint8_t owned[16 + LIMIT_PATH_BYTES];
+        size_t n = owned_key(owned, row->owner_host, row->owner_generation, key);
+        r = index_get(tree, INDEX_OWNED, BYTES(owned, n), &there);
+        return r == TREE_NONE ? row_is_unknown(tree, row, "an owner does not know its entry") : r;
+}
+
 static int page_rows(TreeSnapshot *snapshot, Buffer *chunk) {
         Tree *tree = snapshot->tree;
         size_t before = chunk->size;
@@ -231,6 +257,8 @@ static int page_rows(TreeSnapshot *snapshot, Buffer *chunk) {
                 r = sql_step(tree, s);
                 if (r == 0)
                         r = row_load(tree, column_u64(s, 0), &tree->seen, &row);
+                if (r == 0)
+                        r = row_is_known(tree, &row);
                 if (r == 0)
                         r = page_row(&row, chunk);
                 if (r != 0)

@@ -272,6 +272,50 @@ static void test_scrub(void **state) {
         }
 }
 
+static int sent(Bench *bench) {
+        TreeSnapshot *snapshot;
+        Buffer chunk = {};
+        bool done = false;
+        keys_forget(bench->tree);
+        assert_int_equal(tree_snapshot_begin(bench->tree, &snapshot), 0);
+        int r = 0;
+        while (r == 0 && !done) {
+                r = tree_snapshot_next(snapshot, &chunk, &done);
+                buffer_deinit(&chunk);
+                chunk = (Buffer){};
+        }
+        tree_snapshot_free(snapshot);
+        return r;
+}
+
+/* No digest holds an index: what one lost would make another tree out of each later entry, and that tree
+ * would look well to whoever fetches it. So it is not sent. */
+static void test_not_sent(void **state) {
+        Bench *bench = begin(state);
+        uint8_t owned[16 + LIMIT_PATH_BYTES];
+        size_t n = owned_key(owned, 2, bench->generation[2], BYTES("/own/a", 6));
+        uint64_t gone;
+        assert_int_equal(sent(bench), 0);
+
+        exec(bench, "UPDATE keys SET n = n + 1 WHERE key = '/plain'");
+        assert_int_equal(sent(bench), TREE_ROTTEN);
+        assert_non_null(strstr(said, "a path does not know its row"));
+        exec(bench, "UPDATE keys SET n = n - 1 WHERE key = '/plain'");
+        assert_int_equal(sent(bench), 0);
+
+        assert_int_equal(index_get(bench->tree, INDEX_TOMB, BYTES("/gone", 5), &gone), 0);
+        hint(bench, INDEX_TOMB, "/gone", 5, gone - 1);
+        assert_int_equal(sent(bench), TREE_ROTTEN);
+        hint(bench, INDEX_TOMB, "/gone", 5, gone);
+        assert_int_equal(sent(bench), 0);
+
+        no_hint(bench, INDEX_OWNED, owned, n);
+        assert_int_equal(sent(bench), TREE_ROTTEN);
+        assert_non_null(strstr(said, "an owner does not know its entry"));
+        hint(bench, INDEX_OWNED, owned, n, 0);
+        assert_int_equal(sent(bench), 0);
+}
+
 /* Who meets a lie while applying does not go on: the host leaves, and nothing of the entry stays. */
 static void test_apply(void **state) {
         Bench *bench = begin(state);
@@ -441,8 +485,8 @@ static void test_member_rules(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                TEST(test_sizes), TEST(test_members),      TEST(test_tokens),       TEST(test_scrub),
-                TEST(test_apply), TEST(test_token_limits), TEST(test_member_rules),
+                TEST(test_sizes),    TEST(test_members), TEST(test_tokens),       TEST(test_scrub),
+                TEST(test_not_sent), TEST(test_apply),   TEST(test_token_limits), TEST(test_member_rules),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
