@@ -83,8 +83,12 @@ static void hear_log(Agent *agent) {
 }
 
 static void hear_tree(Agent *agent) {
-        if (agent->heal.suspect || agent->heal.dead)
-                return; /* it is not asked for anything any more */
+        if (agent->heal.suspect || agent->heal.dead) {
+                /* It is not asked for anything any more; but its thread was at work, and what stays unread
+                 * would wake the loop again and again. */
+                tree_take_news(agent->tree);
+                return;
+        }
         int r = tree_maintain(agent->tree);
         if (r < 0 && hall_tree_failed(agent, r, "it cannot be maintained") < 0)
                 return;

@@ -299,7 +299,7 @@ static int maintain_prune(Tree *tree) {
         return 0;
 }
 
-int tree_maintain(Tree *tree) {
+void tree_take_news(Tree *tree) {
         Maintain *m = &tree->maintain;
         if (m->news) {
                 uint64_t n;
@@ -307,6 +307,11 @@ int tree_maintain(Tree *tree) {
                 ssize_t got = m->event_fd >= 0 ? read(m->event_fd, &n, sizeof(n)) : 0;
                 (void)got; /* EAGAIN: taken with the news before */
         }
+}
+
+int tree_maintain(Tree *tree) {
+        Maintain *m = &tree->maintain;
+        tree_take_news(tree);
 
         int r = m->has_thread ? 0 : maintain_here(tree);
         if (r < 0)

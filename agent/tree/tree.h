@@ -119,6 +119,7 @@ bool tree_has_news(const Tree *tree); /* it is readable, or about to be */
 /* Takes news from the thread (without a thread: does its work), and prunes a slice. 0, TREE_FULL (as from
  * tree_apply()), -errno = fatal. */
 int tree_maintain(Tree *tree);
+void tree_take_news(Tree *tree); /* only that: of a tree that is not asked for anything any more */
 
 /* The founder's first act on an empty tree, before any entry: cluster id, restore epoch, founding member,
  * its configuration {founder}. Part of the file, not of the log; synced. */

@@ -3,6 +3,7 @@
 #include "lone.h"
 
 #include <glob.h>
+#include <poll.h>
 
 /* ---- The verdict ---- */
 
@@ -135,11 +136,36 @@ static void alone_with_a_rotten_file(void **state) {
         lone_free(lone);
 }
 
+/* The thread of a tree that is given up may still have a checkpoint to tell of: that is read, or the loop
+ * would turn for ever. */
+static void news_of_a_bad_tree_are_read(void **state) {
+        Lone *lone = lone_new();
+        Agent *agent = lone->agent;
+        char name[LOG_TREE_NAME_BYTES];
+        snprintf(name, sizeof(name), "%s", agent->tree_name);
+        agent->tree = tree_close(agent->tree);
+        agent->options.threads = true;
+        assert_int_equal(hall_open_tree(agent, name), 0);
+
+        heal_suspect(agent, true, "so it is told");
+        assert_true(agent->heal.dead);
+        lone_run(lone, 10 * USEC_PER_MSEC);
+        tree_checkpoint(agent->tree);
+        struct pollfd fd = {.fd = agent_tree_fd(agent), .events = POLLIN};
+        assert_int_equal(poll(&fd, 1, 10000), 1);
+        while (!tree_has_news(agent->tree)) /* set behind what makes it readable */
+                ;
+        lone_run(lone, 10 * USEC_PER_MSEC);
+        assert_int_equal(poll(&fd, 1, 0), 0);
+        lone_free(lone);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
-                cmocka_unit_test(majority_is_right),       cmocka_unit_test(nobody_is_right),
-                cmocka_unit_test(not_while_voters_change), cmocka_unit_test(book_is_read_back),
-                cmocka_unit_test(rotten_book_is_refused),  cmocka_unit_test(alone_with_a_rotten_file),
+                cmocka_unit_test(majority_is_right),           cmocka_unit_test(nobody_is_right),
+                cmocka_unit_test(not_while_voters_change),     cmocka_unit_test(book_is_read_back),
+                cmocka_unit_test(rotten_book_is_refused),      cmocka_unit_test(alone_with_a_rotten_file),
+                cmocka_unit_test(news_of_a_bad_tree_are_read),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
