@@ -152,6 +152,16 @@ void quarantine_look(Agent *agent) {
                 quarantine_enter(agent);
 }
 
+/* As a rule that process is dead and its host came back faster than its connection was missed: after a power
+ * cut nobody closes it. If it lives it is a copy, hears now what is known, and says so itself. */
+static void say_earlier(const Agent *agent, const Connection *connection) {
+        report_say(
+                &agent->report, LOG_INFO,
+                "Host %016llx started anew: nothing is heeded any more that comes on the connection of its earlier "
+                "process.",
+                (unsigned long long)connection->host);
+}
+
 /* A newer start of `host` was announced while an older one, or a copy, is connected. */
 void quarantine_announced(Agent *agent, uint64_t host) {
         Connection *connection = NULL;
@@ -166,7 +176,10 @@ void quarantine_announced(Agent *agent, uint64_t host) {
         const char *why = quarantine_judge(agent, connection, &hello);
         if (!why)
                 return;
-        quarantine_say(agent, connection, why);
+        if (connection->twice)
+                quarantine_say(agent, connection, why);
+        else
+                say_earlier(agent, connection);
         SIM_SEEN("quarantine: a newer start is announced while an older one is connected");
         connection->hello = false;
         members_greet(agent, connection); /* it shall know why */

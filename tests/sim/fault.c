@@ -166,6 +166,7 @@ static int choose_file(const char *name, void *userdata) {
 }
 
 static void touch(SimHost *host, bool in_tree) {
+        world.tampered = true;
         host->touched = true;
         host->touched_tree = host->touched_tree || in_tree;
         host->touched_usec = world.now;

@@ -38,6 +38,8 @@ static void say(void *userdata, int level, const char *text) {
         note("%s: <%d> %s", host->name, level, text);
         if (world.said)
                 world.said(host, level, text);
+        else if (!world.tampered && strstr(text, "is a copy or was set back"))
+                broken("%s takes a state for a copy, and nobody touched any", host->name);
         if (strncmp(text, "No quorum after an unclean stop", 31) == 0)
                 host->unsure = true, host->revision_before = 0;
 }

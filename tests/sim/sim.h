@@ -97,6 +97,7 @@ typedef struct World {
         uint64_t led_usec;       /* somebody began to lead, last */
 
         uint32_t newer; /* the newest version that a host has, counted from the first */
+        bool tampered;  /* a disk or a tree was changed behind its host's back, once */
         bool may_rot;   /* a damaged log is no surprise */
         void (*said)(SimHost *host, int level,
                      const char *text); /* an agent told its operator; may be NULL */
