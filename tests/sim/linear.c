@@ -21,6 +21,7 @@
 #define SLOTS  64   /* under way at once */
 #define WORLDS 1500 /* at once */
 #define CHAINS 256
+#define BLOCK  12 /* worlds */
 #define ANY    UINT64_MAX
 
 typedef struct Event {
@@ -34,12 +35,21 @@ typedef struct LinearWorld {
         uint64_t done; /* slots */
 } LinearWorld;
 
+/* Worlds that may be compared with each other: they hold the same, and of what must happen the same has
+ * happened. Those of one kind fill block after block; what is compared lies side by side. */
+typedef struct Block {
+        uint64_t value, must;
+        uint64_t done[BLOCK];
+        uint16_t at[BLOCK]; /* where the world lies */
+        uint16_t n, next;   /* block + 1; 0 is the end */
+} Block;
+
 typedef struct Worlds {
         LinearWorld at[WORLDS];
-        size_t n;
+        size_t n, n_blocks;
         bool full;
-        /* Those that may be compared with each other, in the order in which they came; 0 is the end. */
-        uint16_t first[CHAINS], next[WORLDS + 1];
+        uint16_t first[CHAINS];
+        Block blocks[WORLDS];
 } Worlds;
 
 typedef struct Walk {
@@ -47,7 +57,9 @@ typedef struct Walk {
         size_t slots[SLOTS]; /* op + 1; 0: free */
         uint64_t used, optional, changing;
         unsigned slot; /* of the op that returns */
-        Worlds now, next, seen;
+        LinearWorld now[WORLDS];
+        size_t n_now;
+        Worlds next, seen;
 } Walk;
 
 /* ---- Worlds ---- */
@@ -69,7 +81,7 @@ static bool allows(uint64_t value, const LinearOp *op) {
 }
 
 static void worlds_clear(Worlds *worlds) {
-        worlds->n = 0;
+        worlds->n = worlds->n_blocks = 0;
         worlds->full = false;
         memset(worlds->first, 0, sizeof(worlds->first));
 }
@@ -79,27 +91,47 @@ static uint16_t *chain_of(Worlds *worlds, uint64_t value, uint64_t must) {
         return &worlds->first[hash >> 56];
 }
 
+/* The first in the block in which less has happened, or more; the block's size when there is none. */
+static unsigned block_find(const Block *block, uint64_t done) {
+        unsigned i = 0;
+        for (; i < block->n; i++) {
+                uint64_t both = block->done[i] & done;
+                if (both == block->done[i] || both == done)
+                        break;
+        }
+        return i;
+}
+
 /* False: it is there already, or one that can do as much. */
 static bool worlds_add(Worlds *worlds, LinearWorld world, uint64_t optional) {
-        uint16_t *end = chain_of(worlds, world.value, world.done & ~optional);
-        for (; *end != 0; end = &worlds->next[*end]) {
-                LinearWorld *other = &worlds->at[*end - 1];
-                if (other->value != world.value || (other->done & ~optional) != (world.done & ~optional))
+        uint64_t must = world.done & ~optional;
+        uint16_t *end = chain_of(worlds, world.value, must);
+        Block *room = NULL; /* the chain's last has some, if it is of this kind */
+        for (; *end != 0; end = &room->next) {
+                Block *block = room = &worlds->blocks[*end - 1];
+                if (block->value != world.value || block->must != must)
                         continue;
-                if ((other->done & ~world.done) == 0)
+                unsigned i = block_find(block, world.done);
+                if (i == block->n)
+                        continue;
+                if ((block->done[i] & ~world.done) == 0)
                         return false;
-                if ((world.done & ~other->done) == 0) {
-                        *other = world;
-                        return true;
-                }
+                block->done[i] = worlds->at[block->at[i]].done = world.done;
+                return true;
         }
         if (worlds->n == WORLDS) {
                 worlds->full = true;
                 return false;
         }
+        if (!room || room->n == BLOCK || room->value != world.value || room->must != must) {
+                room = &worlds->blocks[worlds->n_blocks++];
+                room->value = world.value, room->must = must;
+                room->n = room->next = 0;
+                *end = (uint16_t)worlds->n_blocks;
+        }
+        room->done[room->n] = world.done;
+        room->at[room->n++] = (uint16_t)worlds->n;
         worlds->at[worlds->n++] = world;
-        *end = (uint16_t)worlds->n;
-        worlds->next[worlds->n] = 0;
         return true;
 }
 
@@ -180,8 +212,8 @@ static bool begins(Walk *walk, size_t op) {
                 walk->changing |= bit;
         if (walk->ops[op].ended == LINEAR_NEVER)
                 walk->optional |= bit;
-        for (size_t i = 0; i < walk->now.n; i++)
-                walk->now.at[i] = with_looks(walk, walk->now.at[i]);
+        for (size_t i = 0; i < walk->n_now; i++)
+                walk->now[i] = with_looks(walk, walk->now[i]);
         return true;
 }
 
@@ -193,27 +225,28 @@ static bool returns(Walk *walk, size_t op) {
         walk->slot = slot;
         worlds_clear(&walk->next);
         worlds_clear(&walk->seen);
-        for (size_t i = 0; i < walk->now.n; i++)
-                go_on(walk, walk->now.at[i]);
+        for (size_t i = 0; i < walk->n_now; i++)
+                go_on(walk, walk->now[i]);
         walk->slots[slot] = 0;
         walk->used &= ~bit;
         walk->changing &= ~bit;
-        memcpy(&walk->now, &walk->next, offsetof(Worlds, at) + walk->next.n * sizeof(LinearWorld));
-        walk->now.n = walk->next.n;
+        memcpy(walk->now, walk->next.at, walk->next.n * sizeof(LinearWorld));
+        walk->n_now = walk->next.n;
         return !walk->next.full && !walk->seen.full;
 }
 
 static void anew(Walk *walk, uint64_t value) {
         memset(walk->slots, 0, sizeof(walk->slots));
         walk->used = walk->optional = walk->changing = 0;
-        walk->now.at[0] = (LinearWorld){.value = value};
-        walk->now.n = 1;
+        walk->now[0] = (LinearWorld){.value = value};
+        walk->n_now = 1;
 }
 
 LinearVerdict linear_check(LinearOp *ops, size_t n, LinearTold *ret) {
         _cleanup_(freep) Event *events = calloc(2 * n + 1, sizeof(Event));
-        _cleanup_(freep) Walk *walk = calloc(1, sizeof(Walk));
-        assert(events && walk);
+        static Walk all; /* large, and begun anew below */
+        Walk *walk = &all;
+        assert(events);
         size_t n_events = events_of(ops, n, events), under_way = 0;
         bool lost = false;
 
@@ -237,7 +270,7 @@ LinearVerdict linear_check(LinearOp *ops, size_t n, LinearTold *ret) {
                         continue;
                 }
                 lost = !returns(walk, event->op);
-                if (!lost && walk->now.n == 0) {
+                if (!lost && walk->n_now == 0) {
                         ret->culprit = event->op;
                         return LINEAR_BROKEN;
                 }
