@@ -158,10 +158,7 @@ typedef struct Key {
 struct sqlite3_stmt {
         sqlite3 *db;
         const Meaning *meaning;
-        char pragma[64];
         unsigned n_rows; /* of an INSERT */
-        Column bound[PARAMETERS_MAX];
-        Bytes bytes[PARAMETERS_MAX];
         /* While it is stepped: */
         bool busy;
         bool walks; /* over this version: later changes do not disturb it */
@@ -172,7 +169,11 @@ struct sqlite3_stmt {
         size_t head; /* of a key: table and kind */
         uint64_t n_steps;
         uint64_t answer; /* of those that are about all of a range */
-        MapWalk walk;    /* these two are large, and begun anew with each range */
+        MapHint hint;
+        Column bound[PARAMETERS_MAX];
+        Bytes bytes[PARAMETERS_MAX];
+        char pragma[64];
+        MapWalk walk; /* these two are large, and begun anew with each range */
         Key high;
 };
 
@@ -414,9 +415,6 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
                 (void)do_rollback(db);
                 return SQLITE_FULL;
         }
-        MapItem *there = map_find(db->work.root, key_bytes(&key));
-        if (meaning->action == DO_INSERT && there)
-                return SQLITE_CONSTRAINT;
         unsigned n = 0;
         size_t size = 64;
         while (first + n < end && (s->bound[first + n].is_bytes || s->bound[first + n].size == 1)) {
@@ -424,7 +422,10 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
                 n++;
         }
         MapItem *item = map_item_new(key_bytes(&key), s->bound + first, s->bytes + first, n);
-        db->work.root = map_put(&db->file->store, db->work.root, item);
+        bool there;
+        db->work.root = map_put(&db->file->store, db->work.root, item, &there);
+        if (meaning->action == DO_INSERT && there)
+                return SQLITE_CONSTRAINT; /* and all of it is taken back */
         db->work.n_items += !there;
         db->changed += size;
         return SQLITE_DONE;
@@ -500,7 +501,7 @@ static int do_get(sqlite3_stmt *s) {
         key_begin(&key, s);
         if (s->meaning->table != 'm')
                 key_add(&key, s, s->meaning->kind);
-        MapItem *item = map_find(seen_by(s->db)->root, key_bytes(&key));
+        MapItem *item = map_find_near(&s->db->file->store, seen_by(s->db)->root, key_bytes(&key), &s->hint);
         item_set(s, item && join(s, item) ? item : NULL);
         return s->item ? SQLITE_ROW : SQLITE_DONE;
 }
@@ -842,7 +843,9 @@ int sqlite3_exec(sqlite3 *db, const char *text, int (*each)(void *, int, char **
         if (strncmp(text, "CREATE ", 7) == 0)
                 return SQLITE_OK;
         if (strncmp(text, "PRAGMA ", 7) != 0) {
-                sqlite3_stmt s = {.db = db};
+                sqlite3_stmt s;
+                memset(&s, 0, offsetof(sqlite3_stmt, bound));
+                s.db = db;
                 s.meaning = meaning_of(text, &s.n_rows);
                 int rc = step(&s);
                 return rc == SQLITE_DONE ? SQLITE_OK : rc;

@@ -24,12 +24,11 @@ MapItem *map_item_new(Bytes key, const Column *columns, const Bytes *bytes, size
         size_t size = key.size;
         for (size_t i = 0; i < n; i++)
                 size += columns[i].is_bytes ? bytes[i].size : 0;
-        size_t room = (sizeof(MapItem) + size + 7) & ~(size_t)7;
-        MapItem *item = malloc(room + n * sizeof(Column));
+        MapItem *item = malloc(sizeof(MapItem) + n * sizeof(Column) + size);
         assert(item);
         item->key_size = (uint32_t)key.size;
         item->n_columns = (uint32_t)n;
-        item->columns = (Column *)((char *)item + room);
+        item->bytes = (uint8_t *)(item->columns + n);
         memcpy(item->bytes, key.data, key.size);
         uint32_t at = (uint32_t)key.size;
         for (size_t i = 0; i < n; i++) {
@@ -68,16 +67,24 @@ static const MapItem *first_item(const MapNode *node, unsigned i) {
         return node->slot[i];
 }
 
+/* How many of the node's prefixes are smaller. No branch depends on what is compared: nobody could guess it.
+ */
+static inline unsigned count_smaller(const MapNode *node, Prefix prefix) {
+        const Prefix *from = node->prefix;
+        size_t n = node->n;
+        if (n == 0)
+                return 0;
+        while (n > 1) {
+                size_t half = n / 2;
+                from += -(size_t)(from[half - 1] < prefix) & half;
+                n -= half;
+        }
+        return (unsigned)(from - node->prefix) + (*from < prefix);
+}
+
 /* How many of the node's begin before the key (inclusive: or with it). */
 static unsigned count_before(const MapNode *node, Bytes key, Prefix prefix, bool inclusive) {
-        unsigned i = 0, n = node->n;
-        while (n > 0) { /* of prefixes that are smaller */
-                unsigned half = n / 2;
-                if (node->prefix[i + half] < prefix)
-                        i += half + 1, n -= half + 1;
-                else
-                        n = half;
-        }
+        unsigned i = count_smaller(node, prefix);
         for (; i < node->n && node->prefix[i] == prefix; i++) {
                 int c = compare(map_item_key(first_item(node, i)), key);
                 if (c > 0 || (c == 0 && !inclusive))
@@ -156,13 +163,13 @@ static MapNode *insert(MapStore *store, MapNode *node, unsigned at, Prefix prefi
 }
 
 /* Puts it below *node, which becomes ours; as insert(). */
-static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefix) {
+static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefix, bool *ret_replaced) {
         MapNode *own = *node = node_own(store, *node);
         Bytes key = map_item_key(item);
         unsigned i = count_before(own, key, prefix, true);
         if (!own->leaf) {
                 i = i > 0 ? i - 1 : 0;
-                MapNode *child = own->slot[i], *more = put(store, &child, item, prefix);
+                MapNode *child = own->slot[i], *more = put(store, &child, item, prefix, ret_replaced);
                 own->slot[i] = child;
                 if (prefix < own->prefix[i])
                         own->prefix[i] = prefix;
@@ -171,16 +178,19 @@ static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefi
         if (i > 0 && own->prefix[i - 1] == prefix && compare(map_item_key(own->slot[i - 1]), key) == 0) {
                 bury(store, own->slot[i - 1], true, store->now);
                 own->slot[i - 1] = item;
+                *ret_replaced = true;
                 return NULL;
         }
         return insert(store, own, i, prefix, item);
 }
 
-MapNode *map_put(MapStore *store, MapNode *root, MapItem *item) {
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, bool *ret_replaced) {
+        store->n_changes++;
+        *ret_replaced = false;
         if (!root)
                 root = node_new(store, true);
         item->birth = store->now;
-        MapNode *more = put(store, &root, item, prefix_of(map_item_key(item)));
+        MapNode *more = put(store, &root, item, prefix_of(map_item_key(item)), ret_replaced);
         if (!more)
                 return root;
         MapNode *above = node_new(store, false);
@@ -205,6 +215,7 @@ static MapNode *delete (MapStore *store, MapNode *node, Bytes key, Prefix prefix
 }
 
 MapNode *map_delete(MapStore *store, MapNode *root, Bytes key) {
+        store->n_changes++;
         root = delete (store, root, key, prefix_of(key));
         while (root && !root->leaf && root->n == 1) {
                 MapNode *below = root->slot[0];
@@ -252,6 +263,7 @@ static void raise_dead(MapStore *store, size_t from, uint64_t begun) {
 }
 
 void map_rollback(MapStore *store, MapNode *root) {
+        store->n_changes++;
         raise_dead(store, store->dead_before, store->begun);
         store->now++;
         bury_young(store, root, store->begun);
@@ -280,6 +292,7 @@ static bool is_seen(const MapDead *dead, const uint64_t *versions, size_t n) {
 void map_sweep(MapStore *store, const uint64_t *versions, size_t n) {
         size_t left = 0;
         assert(n > 0);
+        store->n_changes++;
         for (size_t i = 0; i < store->n_dead; i++)
                 if (versions[n - 1] >= birth_of(&store->dead[i]) && is_seen(&store->dead[i], versions, n))
                         store->dead[left++] = store->dead[i];
@@ -298,16 +311,35 @@ void map_deinit(MapStore *store, MapNode *root) {
 
 /* ---- Looking ---- */
 
-MapItem *map_find(const MapNode *node, Bytes key) {
-        Prefix prefix = prefix_of(key);
-        if (!node)
+static MapItem *find_in(const MapNode *leaf, Bytes key, Prefix prefix) {
+        unsigned i = count_before(leaf, key, prefix, true);
+        if (i == 0 || leaf->prefix[i - 1] != prefix || compare(map_item_key(leaf->slot[i - 1]), key) != 0)
                 return NULL;
+        return leaf->slot[i - 1];
+}
+
+static const MapNode *leaf_of(const MapNode *node, Bytes key, Prefix prefix) {
         while (!node->leaf)
                 node = node->slot[child_of(node, key, prefix)];
-        unsigned i = count_before(node, key, prefix, true);
-        if (i == 0 || node->prefix[i - 1] != prefix || compare(map_item_key(node->slot[i - 1]), key) != 0)
+        return node;
+}
+
+MapItem *map_find(const MapNode *root, Bytes key) {
+        Prefix prefix = prefix_of(key);
+        return root ? find_in(leaf_of(root, key, prefix), key, prefix) : NULL;
+}
+
+MapItem *map_find_near(const MapStore *store, const MapNode *root, Bytes key, MapHint *hint) {
+        Prefix prefix = prefix_of(key);
+        if (!root)
                 return NULL;
-        return node->slot[i - 1];
+        const MapNode *leaf = hint->leaf;
+        bool there = hint->root == root && hint->n_changes == store->n_changes && leaf->prefix[0] < prefix &&
+                     prefix < leaf->prefix[leaf->n - 1];
+        if (!there)
+                *hint = (MapHint){
+                        .root = root, .leaf = leaf_of(root, key, prefix), .n_changes = store->n_changes};
+        return find_in(hint->leaf, key, prefix);
 }
 
 MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
@@ -346,6 +378,15 @@ void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
         }
 }
 
+/* A walk waits for memory more than for anything else. */
+static void look_ahead(const MapNode *leaf, unsigned i) {
+        if (i + 4 >= leaf->n)
+                return;
+        const char *item = leaf->slot[i + 4];
+        __builtin_prefetch(item);
+        __builtin_prefetch(item + 64);
+}
+
 /* Invariant: `next` is what comes when all below has been told. */
 MapItem *map_walk_next(MapWalk *walk) {
         while (walk->n > 0) {
@@ -355,8 +396,10 @@ MapItem *map_walk_next(MapWalk *walk) {
                         walk->n--;
                         continue;
                 }
-                if (node->leaf)
+                if (node->leaf) {
+                        look_ahead(node, i);
                         return node->slot[i];
+                }
                 walk->path[walk->n] = node->slot[i];
                 walk->next[walk->n++] = 0;
         }

@@ -10,15 +10,15 @@
 
 typedef struct Column { /* a number, or bytes inside the item */
         uint64_t number;
-        uint32_t offset, size;
-        bool is_bytes;
+        uint32_t offset, size : 31;
+        bool is_bytes : 1;
 } Column;
 
 typedef struct MapItem {
         uint64_t birth;
         uint32_t key_size, n_columns;
-        Column *columns;
-        uint8_t bytes[]; /* key, then the columns' bytes */
+        uint8_t *bytes; /* behind the columns: key, then the columns' bytes */
+        Column columns[];
 } MapItem;
 
 typedef struct MapNode MapNode; /* NULL is the empty map */
@@ -35,7 +35,14 @@ typedef struct MapStore {
         size_t n_dead, dead_room;
         uint64_t begun; /* the open transaction: its first time, and who was dead before */
         size_t dead_before;
+        uint64_t n_changes; /* while it stays the same, all nodes are where and what they were */
 } MapStore;
+
+/* Where the last search ended: the next one often ends there, too. */
+typedef struct MapHint {
+        const MapNode *root, *leaf;
+        uint64_t n_changes;
+} MapHint;
 
 MapItem *map_item_new(Bytes key, const Column *columns, const Bytes *bytes, size_t n);
 static inline Bytes map_item_key(const MapItem *item) {
@@ -50,15 +57,17 @@ void map_begin(MapStore *store); /* a transaction; its version is the store's ti
 /* The transaction is taken back: `root` is what it had made. */
 void map_rollback(MapStore *store, MapNode *root);
 uint64_t map_freeze(MapStore *store); /* what is there now stays as it is: the version to look at it by */
-MapNode *map_put(MapStore *store, MapNode *root, MapItem *item); /* takes the item; the new root */
-MapNode *map_delete(MapStore *store, MapNode *root, Bytes key);  /* of a key that is there */
+/* Takes the item; the new root. */
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, bool *ret_replaced);
+MapNode *map_delete(MapStore *store, MapNode *root, Bytes key); /* of a key that is there */
 /* Frees what none of these versions sees; they are in ascending order. */
 void map_sweep(MapStore *store, const uint64_t *versions, size_t n);
 /* All that is younger than this version is forgotten; `root` was the newest. */
 void map_back(MapStore *store, MapNode *root, uint64_t version);
 void map_deinit(MapStore *store, MapNode *root); /* the newest */
 
-MapItem *map_find(const MapNode *root, Bytes key);                /* NULL: not there */
+MapItem *map_find(const MapNode *root, Bytes key); /* NULL: not there */
+MapItem *map_find_near(const MapStore *store, const MapNode *root, Bytes key, MapHint *hint);
 MapItem *map_last(const MapNode *root, Bytes to, bool inclusive); /* the largest before `to` */
 
 MapItem *map_some(const MapNode *root, uint64_t random); /* any; NULL: the map is empty */
