@@ -29,7 +29,7 @@ typedef struct Free {
 #define FINE      1024u /* up to here a list for each step, above four for each doubling */
 #define COARSE    10u   /* doublings above */
 #define LARGE     ((uint64_t)FINE << COARSE)
-#define PIECE     ((uint64_t)1 << 20)
+#define HUGE      ((uint64_t)2 << 20)
 #define PAGE      4096u
 #define STRAY     (UINT64_C(1) << 63)
 #define N_CLASSES (FINE / STEP + 4 * COARSE + 1)
@@ -55,6 +55,17 @@ static void *from_kernel(uint64_t bytes, int flags) {
         return p == MAP_FAILED ? NULL : p;
 }
 
+/* Large pages, where the kernel has some: it is a walk through all of the memory. */
+static void *piece_new(uint64_t bytes) {
+        bytes = (bytes + HUGE - 1) & ~(HUGE - 1);
+        uint8_t *p = from_kernel(bytes + HUGE, 0);
+        if (!p)
+                return NULL;
+        uint8_t *aligned = (uint8_t *)(((uintptr_t)p + HUGE - 1) & ~(uintptr_t)(HUGE - 1));
+        (void)madvise(aligned, bytes, MADV_HUGEPAGE);
+        return aligned;
+}
+
 static void *nothing(void) {
         errno = ENOMEM;
         return NULL;
@@ -73,10 +84,11 @@ static void *large_new(size_t size) {
 /* Nobody wrote there yet: it is all zeros. */
 static void *cut_new(uint64_t bytes) {
         if ((uint64_t)(piece_end - piece) < bytes) {
-                piece = from_kernel(MAX(PIECE, bytes + STEP), MAP_POPULATE);
+                uint64_t all = (bytes + STEP + HUGE - 1) & ~(HUGE - 1);
+                piece = piece_new(all);
                 if (!piece)
                         return piece_end = NULL, nothing();
-                piece_end = piece + MAX(PIECE, bytes + STEP);
+                piece_end = piece + all;
                 piece += sizeof(Head);
         }
         Head *head = (Head *)piece;
