@@ -9,7 +9,8 @@
  *      offer.c      the leader's side: taking offers
  *      read.c       permission to look
  *      watch.c      changes, once each, in order
- *      session.c    this host's session and what it owns; the leader's watch over all sessions
+ *      session.c    this host's session; the leader's watch over all sessions
+ *      owned.c      what this host's session owns
  *      follow.c     an observer follows; a voter serves followers
  *      snapshot.c   a tree travels
  *      roles.c      who votes
@@ -197,7 +198,7 @@ void watches_end(Agent *agent);
 void watches_abandon(Agent *agent); /* another cluster, other revisions: all end with COMPACTED */
 uint64_t watches_deadline(const Agent *agent);
 
-/* ---- session.c ---- */
+/* ---- owned.c ---- */
 
 typedef enum OwnedState { OWNED_WANTED, OWNED_WRITING, OWNED_LIVE, OWNED_ENDING, OWNED_DELETING } OwnedState;
 
@@ -216,6 +217,15 @@ typedef struct Owned {
         bool loaded; /* found in the tree: nobody asked this process for it */
         struct Owned *prev, *next;
 } Owned;
+
+void owned_work(Agent *agent);                      /* turn */
+void owned_load(Agent *agent, uint64_t generation); /* what the tree says this host owns */
+void owned_anew(Agent *agent);                      /* another session began */
+void owned_leave(Agent *agent);                     /* another cluster: it is made anew there */
+void owned_reset(Agent *agent);
+uint64_t owned_deadline(const Agent *agent);
+
+/* ---- session.c ---- */
 
 typedef struct SessionWatch { /* leader: one per host */
         uint64_t host;        /* key */
