@@ -9,8 +9,8 @@
  *      file.c maintain.c                         the file, transactions, checkpoints
  *      sql.c                                     statements and SQLite's errors
  *
- * snapshot.c and build.c stand beside them: they carry rows from one tree to another; scrub.c reads all of it
- * again.
+ * snapshot.c and build.c stand beside them: they carry rows from one tree to another; scrub.c reads
+ * all of it again.
  *
  * Functions answer like the door (tree.h): 0, TREE_ROTTEN, TREE_NONE, TREE_FULL, or -errno. */
 #pragma once
