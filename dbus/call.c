@@ -104,8 +104,8 @@ static bool replies_pile_up(Link *link) {
         return n > LIMIT_REPLIES || link->reply_bytes > limit;
 }
 
-/* Any caller can send fds along, which a message that waits keeps open unseen (a call that quick.c took has
- * no message, and so none). Half of them are the agent's. */
+/* On the bus any caller can send fds along, which a message that waits keeps open unseen (private.c takes
+ * none). Half of them are the agent's. */
 static bool fds_run_short(Bus *bus) {
         struct rlimit limit;
 
@@ -186,7 +186,8 @@ int call_begin(Link *link, sd_bus_message *m, CallHandler handler, sd_bus_error 
         if (r < 0)
                 return client_error(r, error);
         const char *full = over_limit(client, weight);
-        if (!full && (!client->caller.known || client->caller.uid != 0) && fds_run_short(link->bus))
+        if (!full && !link->private && (!client->caller.known || client->caller.uid != 0) &&
+            fds_run_short(link->bus))
                 full = "This host is short of file descriptors. Call again in a moment.";
         if (full)
                 return sd_bus_error_set(error, SD_BUS_ERROR_LIMITS_EXCEEDED, full);

@@ -15,6 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 #include <utlist.h>
@@ -31,6 +32,26 @@
 static void closep(int *fd) {
         if (*fd >= 0)
                 close(*fd);
+}
+
+/* ---- fds ---- */
+
+/* No method takes an fd, but sd-bus takes those that come along, and of a message that it then finds to be
+ * malformed (it has fewer than its header says, or more) it drops them without closing them (252). So any
+ * local user could use up all of the agent's. Whatever reads from a private client's socket here is sd-bus,
+ * and calls this in place of libc's: the kernel then lets go of fds by itself, and sd-bus, which is told
+ * that some were, ends the connection. The socket has the private socket's name; the one to the bus has
+ * none. */
+__attribute__((visibility("default"))) ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+        struct sockaddr_un name = {};
+        socklen_t size = sizeof(name);
+
+        if (message->msg_control && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
+            name.sun_family == AF_UNIX && name.sun_path[0] != 0) {
+                message->msg_control = NULL;
+                message->msg_controllen = 0;
+        }
+        return syscall(SYS_recvmsg, fd, message, flags);
 }
 
 /* ---- the crowd ---- */
@@ -140,9 +161,11 @@ static int on_first_calls(sd_event_source *source, void *userdata) {
                 link_doom(link);
                 return 0;
         }
-        for (int i = 0; i < FIRST_CALLS && !link->doomed; i++)
-                if (sd_bus_process(link->sd, NULL) <= 0)
-                        break;
+        int r = 1;
+        for (int i = 0; i < FIRST_CALLS && r > 0 && !link->doomed; i++)
+                r = sd_bus_process(link->sd, NULL);
+        if (r < 0)
+                link_doom(link);
         link->sd_reads = true; /* behind the authentication it may have read too far */
         private_watch(link);
         return 0;
