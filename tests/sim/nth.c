@@ -24,6 +24,7 @@ typedef struct Nth {
         SimHost *host;
         unsigned depth; /* of calls into its agent */
         bool aside;     /* a checker looks */
+        bool told;      /* what failed */
         unsigned n_errors;
         uint64_t *calls; /* shared with who asked for the count */
 } Nth;
@@ -105,9 +106,17 @@ static void enter(const Agent *agent) {
                 failing_on();
 }
 
+static void tell_what_failed(void) {
+        if (!nth.told && failing_hit())
+                note("%s: %s failed", nth.host->name, failing_what());
+        nth.told = failing_hit();
+}
+
 static void leave(const Agent *agent) {
-        if (nth.host && agent == nth.host->agent && --nth.depth == 0)
-                failing_off();
+        if (!nth.host || agent != nth.host->agent || --nth.depth > 0)
+                return;
+        failing_off();
+        tell_what_failed();
 }
 
 /* Who ends by itself says why. */
@@ -162,6 +171,7 @@ WRAPPED(int, agent_new, (Agent * *ret, const AgentOptions *options)) {
         failing_on();
         int r = __real_agent_new(ret, &mine);
         failing_off();
+        tell_what_failed();
         nth.depth--;
         if (r >= 0 || !failing_hit())
                 return r;
