@@ -56,7 +56,8 @@ typedef struct HostFile {
         char switching[LOG_TREE_NAME_BYTES]; /* the tree of a cluster that is being joined: when the log
                                                 names it, the entries there are of another cluster; "" none
                                               */
-        bool quarantined;                    /* the state is a copy or was set back (quarantine.c) */
+        uint64_t start;   /* after rot its start numbers went on from here, a multiple of 2^32; 0: never */
+        bool quarantined; /* the state is a copy or was set back (quarantine.c) */
 } HostFile;
 
 int host_file_load(Disk *disk, HostFile *ret); /* 0; 1 = none; -EBADMSG */

@@ -9,6 +9,16 @@
 #define HOST_FILE     "host"
 #define HOST_FILE_NEW "host.new"
 
+static int number_parse(const char *text, uint64_t *ret) {
+        uint8_t bytes[8];
+        if (hex_read(text, bytes, sizeof(bytes)) < 0)
+                return -EBADMSG;
+        *ret = 0;
+        for (size_t i = 0; i < sizeof(bytes); i++)
+                *ret = *ret << 8 | bytes[i];
+        return 0;
+}
+
 static int host_parse(char *text, HostFile *ret) {
         HostFile host = {};
         bool version = false, machine = false;
@@ -18,11 +28,11 @@ static int host_parse(char *text, HostFile *ret) {
                 if (strcmp(line, "Version=1") == 0)
                         version = true;
                 else if (strncmp(line, "HostId=", 7) == 0) {
-                        uint8_t id[8];
-                        if (hex_read(line + 7, id, sizeof(id)) < 0)
+                        if (number_parse(line + 7, &host.id) < 0)
                                 return -EBADMSG;
-                        for (size_t i = 0; i < sizeof(id); i++)
-                                host.id = host.id << 8 | id[i];
+                } else if (strncmp(line, "Start=", 6) == 0) {
+                        if (number_parse(line + 6, &host.start) < 0)
+                                return -EBADMSG;
                 } else if (strncmp(line, "MachineId=", 10) == 0)
                         machine = hex_read(line + 10, host.machine, sizeof(host.machine)) >= 0;
                 else if (strncmp(line, "Switch=", 7) == 0)
@@ -82,12 +92,14 @@ int host_file_load(Disk *disk, HostFile *ret) {
 }
 
 int host_file_save(Disk *disk, const HostFile *host) {
-        char machine[33], text[256];
-        int n = snprintf(text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n%s%s%s%s",
-                         (unsigned long long)host->id,
-                         hex_write(machine, host->machine, sizeof(host->machine)),
-                         host->listen ? "yes" : "no", host->switching[0] ? "Switch=" : "", host->switching,
-                         host->switching[0] ? "\n" : "", host->quarantined ? "Quarantined=yes\n" : "");
+        char machine[33], start[32] = "", text[256];
+        if (host->start != 0)
+                snprintf(start, sizeof(start), "Start=%016llx\n", (unsigned long long)host->start);
+        int n = snprintf(
+                text, sizeof(text), "Version=1\nHostId=%016llx\nMachineId=%s\nListen=%s\n%s%s%s%s%s",
+                (unsigned long long)host->id, hex_write(machine, host->machine, sizeof(host->machine)),
+                host->listen ? "yes" : "no", host->switching[0] ? "Switch=" : "", host->switching,
+                host->switching[0] ? "\n" : "", host->quarantined ? "Quarantined=yes\n" : "", start);
 
         return state_file_replace(disk, HOST_FILE, HOST_FILE_NEW, text, (size_t)n);
 }

@@ -169,6 +169,18 @@ static int open_host_file(Agent *agent) {
         return host_file_save(options->disk, &agent->host);
 }
 
+/* A second rot may leave nothing of the log that tells to where the first one raised the numbers. When this
+ * cannot be written (disk full), the next start tries again. */
+static void note_start(Agent *agent) {
+        HostFile host = agent->host;
+        uint64_t start = log_state(agent->log)->start >> 32 << 32;
+        if (start <= host.start)
+                return;
+        host.start = start;
+        if (host_file_save(agent->options.disk, &host) >= 0)
+                agent->host = host;
+}
+
 static int open_log(Agent *agent) {
         uint8_t nonce[16];
         agent->outside.random(agent->outside.userdata, nonce, sizeof(nonce));
@@ -178,9 +190,12 @@ static int open_log(Agent *agent) {
                 .report = agent->report,
                 .thread = agent->options.threads,
                 .segment_bytes = agent->options.segment_bytes ?: 16 * 1024 * 1024,
+                .above = agent->host.start,
                 .mark_delay_usec = 100 * USEC_PER_MSEC,
         };
         int r = log_open(&agent->log, &options, nonce);
+        if (r == 0 || r == LOG_ROTTEN)
+                note_start(agent);
         switch (r) {
         case LOG_LOCKED:
                 report_say(&agent->report, LOG_ERR, "Another agent runs on this state directory.");

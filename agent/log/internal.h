@@ -88,6 +88,7 @@ struct Log {
         Report report;
         bool threaded;
         size_t segment_bytes;
+        uint64_t above;
         uint64_t mark_delay_usec;
         int fd;
 

@@ -168,6 +168,7 @@ static int create_log(Log **ret, const LogOptions *options) {
                 .report = options->report,
                 .threaded = options->thread,
                 .segment_bytes = MAX(options->segment_bytes, (size_t)4096),
+                .above = options->above,
                 .mark_delay_usec = options->mark_delay_usec,
                 .fd = -1,
         };
@@ -283,7 +284,7 @@ static int begin(Log *log, Recovery *recovery, const uint8_t nonce[static 16]) {
                 return r;
         LogState state = log->shape.state;
         /* After rot the newest number may be one that was lost: go on far above it. */
-        state.start = recovery->rotten ? ((state.start >> 32) + 1) << 32 : state.start + 1;
+        state.start = recovery->rotten ? ((MAX(state.start, log->above) >> 32) + 1) << 32 : state.start + 1;
         memcpy(state.start_nonce, nonce, sizeof(state.start_nonce));
         r = writer_begin(log, replace ? last : last + 1, &state);
         if (r == 0 && recovery->rotten)

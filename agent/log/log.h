@@ -29,6 +29,7 @@ typedef struct LogOptions {
         bool thread;          /* else log_step() */
         size_t segment_bytes; /* 16 MiB; smaller in tests; at least one entry of the largest size is always
                                  taken */
+        uint64_t above;       /* after rot the start number goes on above it, whatever can still be read */
         uint64_t mark_delay_usec; /* 100 ms: the header is written once more this long after the last change
                                    */
 } LogOptions;
