@@ -27,29 +27,49 @@
 #define ACCEPTS_PER_WAKE  32
 #define ACCEPT_AGAIN_USEC (1 * USEC_PER_SEC)
 #define CROWD_PER_LOOK    64
-#define CROWD_LOOKS       4 /* of one wake: then the turn and others have theirs */
+#define CROWD_LOOKS       4                 /* of one wake: then the turn and others have theirs */
+#define MESSAGE_BYTES     (2 * 1024 * 1024) /* one of a client who is not root */
 
 static void closep(int *fd) {
         if (*fd >= 0)
                 close(*fd);
 }
 
-/* ---- fds ---- */
+/* ---- what is read ---- */
 
-/* No method takes an fd, but sd-bus takes those that come along, and of a message that it then finds to be
- * malformed (it has fewer than its header says, or more) it drops them without closing them (252). So any
- * local user could use up all of the agent's. Whatever reads from a private client's socket here is sd-bus,
- * and calls this in place of libc's: the kernel then lets go of fds by itself, and sd-bus, which is told
- * that some were, ends the connection. The socket has the private socket's name; the one to the bus has
- * none. */
-__attribute__((visibility("default"))) ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+static bool is_from_stranger(int fd) {
+        struct ucred who;
+        socklen_t size = sizeof(who);
+
+        return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &size) < 0 || who.uid != 0;
+}
+
+static bool is_private(int fd) {
         struct sockaddr_un name = {};
         socklen_t size = sizeof(name);
 
-        if (message->msg_control && getsockname(fd, (struct sockaddr *)&name, &size) == 0 &&
-            name.sun_family == AF_UNIX && name.sun_path[0] != 0) {
+        return getsockname(fd, (struct sockaddr *)&name, &size) == 0 && name.sun_family == AF_UNIX &&
+               name.sun_path[0] != 0; /* of the one to the bus it is empty */
+}
+
+/* Whatever reads from a private client's socket by this name is sd-bus, which trusts him in two things too
+ * far; it calls us in place of libc's.
+ *
+ * No method takes an fd, but sd-bus takes those that come along, and of a message that it then finds to be
+ * malformed (it has fewer than its header says, or more) it drops them without closing them (252): any local
+ * user could use up all of the agent's. So there is no room for them here; the kernel lets go of them by
+ * itself, and sd-bus, which is told that some were, ends the connection.
+ *
+ * And it makes room for what a message says to be long, 128 MiB of it, before anybody asks what it is. */
+__attribute__((visibility("default"))) ssize_t recvmsg(int fd, struct msghdr *message, int flags) {
+        if (message->msg_control && is_private(fd)) {
                 message->msg_control = NULL;
                 message->msg_controllen = 0;
+                if (message->msg_iovlen > 0 && message->msg_iov[0].iov_len > MESSAGE_BYTES &&
+                    is_from_stranger(fd)) {
+                        errno = EMSGSIZE;
+                        return -1;
+                }
         }
         return syscall(SYS_recvmsg, fd, message, flags);
 }

@@ -608,6 +608,29 @@ def test_fds_that_nobody_asked_for_are_refused(host):
     assert host.call("Tree.SetText", "/quick", "x")
 
 
+def test_messages_without_end_take_no_memory(host):
+    """sd-bus keeps up to 128 MiB of a message that is not there as a whole: of a stranger it gets to see 2 at most."""
+    with Bus(host, private=True, uid=NOBODY) as bus:
+        try:
+            bus.call("Tree.Set", "/large", bytes(MIB + 1), 0, {})
+            raise AssertionError("a stranger may write")
+        except BusError as e:
+            assert e.name == "TooLarge"
+    before, links = host.rss(), [Bus(host, private=True, uid=NOBODY) for _ in range(8)]
+    data = links[0].message("Tree.Set", ("/large", bytes(30 * MIB), 0, {})).serialise(serial=1)
+    n_broken = 0
+    for bus in links:
+        bus.link.sock.settimeout(5)
+        try:
+            bus.link.sock.sendall(data[:-1])
+        except (BrokenPipeError, ConnectionResetError):
+            n_broken += 1
+    grown = host.rss() - before
+    assert n_broken == len(links) and grown < 32 * MIB, f"{n_broken} broken, {grown} bytes more"
+    for bus in links:
+        bus.close()
+
+
 def test_callers_disappear_in_the_middle(host):
     before = host.n_fds()
     for _ in range(30):
