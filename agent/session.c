@@ -299,6 +299,10 @@ static void watch_sessions(Agent *agent) {
 
 /* ---- This host's session ---- */
 
+/* Until it is decided: of two that are under way the later would end the session that the earlier one gave,
+ * and that one may be known for certain by then. */
+#define ATTACH_USEC (3600 * USEC_PER_SEC)
+
 static void attached(const RequestAnswer *answer, void *userdata) {
         Agent *agent = userdata;
         agent->sessions.attaching = false;
@@ -315,7 +319,7 @@ static void attach(Agent *agent) {
         Command command = {.kind = COMMAND_ATTACH,
                            .generation = sessions->generation,
                            .lasts_usec = agent->options.session_usec};
-        if (agent_request(agent, &command, REQUEST_TIMEOUT_USEC, attached, agent, NULL) == 0)
+        if (agent_request(agent, &command, ATTACH_USEC, attached, agent, NULL) == 0)
                 sessions->attaching = true;
 }
 

@@ -56,7 +56,7 @@ const char *fault_name(unsigned kind) {
 }
 
 /* Is now in the window that the run was narrowed to? */
-static bool in_window(void) {
+bool fault_in_window(void) {
         uint64_t tick = (world.now - world.began_usec) / (100 * MSEC);
         return world.narrow.to == 0 || (tick >= world.narrow.from && tick < world.narrow.to);
 }
@@ -85,7 +85,7 @@ static void heal_pair(void *p, uint64_t what) {
         net_cut(what & 0xff, what >> 8 & 0xff, false);
 }
 
-static void cut_for(unsigned from, unsigned to, uint64_t usec) {
+void fault_cut(unsigned from, unsigned to, uint64_t usec) {
         net_cut(from, to, true);
         at(world.now + usec, heal_pair, NULL, (uint64_t)to << 8 | from);
 }
@@ -96,7 +96,7 @@ static void cut_groups(uint64_t usec) {
         for (unsigned a = 0; a < world.n_hosts; a++)
                 for (unsigned b = 0; b < world.n_hosts; b++)
                         if ((group >> a & 1) != (group >> b & 1))
-                                cut_for(a, b, usec);
+                                fault_cut(a, b, usec);
 }
 
 static void slow_ends(void *p, uint64_t what) {
@@ -127,7 +127,7 @@ static void cut_ring(uint64_t usec) {
                 for (unsigned b = 0; b < n; b++) {
                         unsigned apart = (a + n - b) % n;
                         if (a != b && apart != 1 && apart != n - 1)
-                                cut_for((a + shift) % n, (b + shift) % n, usec);
+                                fault_cut((a + shift) % n, (b + shift) % n, usec);
                 }
 }
 
@@ -137,14 +137,14 @@ static void cut_bridge(uint64_t usec) {
         for (unsigned a = 0; a < world.n_hosts; a++)
                 for (unsigned b = 0; b < world.n_hosts; b++)
                         if (a != bridge && b != bridge && (group >> a & 1) != (group >> b & 1))
-                                cut_for(a, b, usec);
+                                fault_cut(a, b, usec);
 }
 
 static void flaps(void *p, uint64_t what) {
         unsigned a = what & 0xff, b = what >> 8 & 0xff, left = what >> 16 & 0xff;
-        cut_for(a, b, between(5, 400) * MSEC);
+        fault_cut(a, b, between(5, 400) * MSEC);
         if (chance(5000))
-                cut_for(b, a, between(5, 400) * MSEC);
+                fault_cut(b, a, between(5, 400) * MSEC);
         if (left > 0 && world.faults)
                 at(world.now + between(100, 900) * MSEC, flaps, NULL,
                    (uint64_t)(left - 1) << 16 | b << 8 | a);
@@ -305,14 +305,14 @@ static void strike(Fault fault) {
         case FAULT_ONE_WAY: {
                 unsigned other = any()->i;
                 note("cut: %u to %u", host->i + 1, other + 1);
-                cut_for(host->i, other, a_while(100 * MSEC, 20 * SEC));
+                fault_cut(host->i, other, a_while(100 * MSEC, 20 * SEC));
                 return;
         }
         case FAULT_ISOLATE_LEADER:
                 for (unsigned j = 0; leader && j < world.n_hosts; j++) {
                         uint64_t usec = a_while(500 * MSEC, 8 * SEC);
-                        cut_for(leader->i, j, usec);
-                        cut_for(j, leader->i, usec);
+                        fault_cut(leader->i, j, usec);
+                        fault_cut(j, leader->i, usec);
                 }
                 return;
         case FAULT_KILL_LEADER:
@@ -443,7 +443,7 @@ static void strikes(void *p, uint64_t what) {
         uint64_t fault = what & 0xff;
         if (!world.faults || what >> 8 != n_rounds)
                 return;
-        if (in_window()) {
+        if (fault_in_window()) {
                 world.sums.faults[fault]++;
                 strike((Fault)fault);
         }

@@ -309,6 +309,21 @@ static void member_contradicts(SimHost *host, const SimHost *other) {
         lie(host, other->name, other->id, connection, &letter);
 }
 
+/* Another asks this host to vote than who it makes its base for: who leads next. */
+bool guest_asks_too(SimHost *host, const SimHost *other) {
+        uint64_t connection = net_connection(host, other);
+        const Agent *agent = host->agent;
+        if (connection == 0 || !members_connection(agent, other->id) ||
+            other->id == agent->roles.promote_from)
+                return false;
+        Letter letter = {.kind = LETTER_PROMOTE,
+                         .promote = {.term = MAX(agent->roles.promote_term, agent->follow.term) + 1,
+                                     .index = agent->tree_status.applied}};
+        note("%s: %s asks it to vote, too", host->name, other->name);
+        lie(host, other->name, other->id, connection, &letter);
+        return true;
+}
+
 static void lies(void *p, uint64_t a) {
         SimHost *host = world.hosts[below(world.n_hosts)], *other = world.hosts[below(world.n_hosts)];
         const Guest *guest = strangers_guest();

@@ -132,6 +132,8 @@ static void take_turn(SimHost *host) {
 
         store_look(host);
         ghost_look(host);
+        if (world.moment)
+                world.moment(host);
         if (!host->agent)
                 return;
         uint64_t deadline = agent_deadline(agent), now = host_now(host);

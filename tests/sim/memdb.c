@@ -40,7 +40,7 @@ typedef struct MemFile {
         Version between[VERSIONS]; /* commits since the checkpoint, thinned out */
         unsigned n_between;
         size_t pages; /* as if a WAL had grown */
-        bool full, writing;
+        bool full, writing, unreadable;
         struct MemFile *next;
 } MemFile;
 
@@ -325,6 +325,11 @@ bool memdb_rot(const char *directory, uint64_t random) {
         return false;
 }
 
+void memdb_unreadable(const char *directory) {
+        for (MemFile *file = files; file; file = file->next)
+                file->unreadable = file->unreadable || is_below(file, directory);
+}
+
 static char full_directory[16][96];
 
 void memdb_set_full(const char *directory, bool full) {
@@ -547,6 +552,12 @@ static int do_range(sqlite3_stmt *s) {
                 walk_version(s);
         } else if (!s->item)
                 return SQLITE_DONE;
+        MemFile *file = s->db->file;
+        if (file->unreadable && s->db->open && s->meaning->table == 'r' && s->n_steps == 3) {
+                file->unreadable = false;
+                item_set(s, NULL);
+                return SQLITE_IOERR_READ;
+        }
         MapItem *item = range_next(s);
         while (item && !join(s, item))
                 item = range_next(s);

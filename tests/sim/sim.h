@@ -101,6 +101,7 @@ typedef struct World {
         bool may_rot;   /* a damaged log is no surprise */
         void (*said)(SimHost *host, int level,
                      const char *text); /* an agent told its operator; may be NULL */
+        void (*moment)(SimHost *host);  /* somebody looks at each after its turn; may be NULL */
         void (*aside)(bool begins);     /* a checker looks into a host's disk by itself; may be NULL */
 } World;
 
@@ -242,6 +243,7 @@ void strangers_begin(void);
 void strangers_final(void);
 Guest *strangers_guest(void); /* NULL: it was not let in yet */
 void guest_begin(void);
+bool guest_asks_too(SimHost *host, const SimHost *other); /* a letter to who makes its base */
 
 /* ---- ghost.c ---- */
 
@@ -354,6 +356,12 @@ bool operator_helps(SimHost *host);   /* it ended or does not start: is that som
 
 void limits_draw(void); /* how narrow, how slow: before the first host */
 void faults_begin(void);
-void faults_end(void);                 /* everything heals */
+void faults_end(void);      /* everything heals */
+bool fault_in_window(void); /* of ticks to which the run was narrowed */
+void fault_cut(unsigned from, unsigned to, uint64_t usec);
 void versions_begin(void);             /* in some runs a host is older for a while */
 const char *fault_name(unsigned kind); /* NULL: there is none */
+
+/* ---- moment.c ---- */
+
+void moments_begin(void); /* before the hosts join */

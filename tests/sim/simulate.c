@@ -342,6 +342,7 @@ _Noreturn void plot(const Run *plan) {
         draw_world();
         if (plan->vote != 0)
                 world.max_voters = plan->vote;
+        moments_begin();
         found();
 
         bool early = chance(3000) && plan->vote == 0; /* faults from the first joins on */

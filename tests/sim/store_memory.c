@@ -10,6 +10,11 @@ const bool store_is_on_disk = false;
 
 bool store_rot(SimHost *host) {
         uint64_t random = below(UINT64_MAX);
+        if (random % 3 == 0) { /* found by who reads again what he has just written */
+                note("%s: a part of its tree cannot be read", host->name);
+                memdb_unreadable(host->directory);
+                return true;
+        }
         note("%s: a byte of its tree rots", host->name);
         return memdb_rot(host->directory, random);
 }
