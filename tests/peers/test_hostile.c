@@ -43,7 +43,7 @@ static int raw_socket(void) {
         struct sockaddr_in to = {.sin_family = AF_INET,
                                  .sin_addr.s_addr = htonl(INADDR_LOOPBACK),
                                  .sin_port = htons(n2->port)};
-        struct timeval patience = {.tv_sec = 5};
+        struct timeval patience = {.tv_sec = 10};
         int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
         setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));

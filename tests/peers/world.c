@@ -19,7 +19,8 @@ bool world_run_to(World *world, uint64_t end) {
         uint64_t now = msec_now();
         if (now >= end)
                 return false;
-        sd_event_run(world->event, (end - now) * 1000);
+        /* What is waited for may be another thread's word, which wakes nobody. */
+        sd_event_run(world->event, MIN(end - now, (uint64_t)20) * 1000);
         return true;
 }
 
