@@ -143,7 +143,7 @@ static const char *set_heartbeat(Loader *loader, const char *value) {
 }
 
 static void reset_heartbeat(Config *config) {
-        config->heartbeat_usec = 150 * USEC_PER_MSEC;
+        config->heartbeat_usec = 200 * USEC_PER_MSEC;
 }
 
 static const char *set_election(Loader *loader, const char *value) {

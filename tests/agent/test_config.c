@@ -65,7 +65,7 @@ static void test_defaults(void **state) {
         assert_string_equal(config.listen[0], ":7707");
         assert_int_equal(config.n_addresses, 0);
         assert_null(config.join);
-        assert_int_equal(config.heartbeat_usec, 150000);
+        assert_int_equal(config.heartbeat_usec, 200000);
         assert_int_equal(config.election_usec, 600000);
         assert_int_equal(config.session_timeout_usec, 5000000);
         assert_int_equal(config.max_voters, 0);

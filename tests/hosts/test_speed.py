@@ -39,7 +39,7 @@ def test_many_writers_cost_less_each(agents):
 
 
 def test_an_idle_agent_sleeps(hosts):
-    """Seven heartbeats a second and little else wake it, and nothing goes to the disk."""
+    """Five heartbeats a second and little else wake it, and nothing goes to the disk."""
     cluster.wait_formed(hosts)
     leader, followers = bench.roles(hosts)
     agents = [leader] + followers
