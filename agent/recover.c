@@ -25,7 +25,7 @@ TreeOptions hall_tree_options(Agent *agent) {
                 .report = agent->report,
                 .version = hall_version(agent),
                 .thread = agent->options.threads,
-                .wal_bytes = 16 * 1024 * 1024,
+                .wal_bytes = 4 * 1024 * 1024, /* what one checkpoint syncs is what the log waits behind */
                 .cache_bytes = 4 * 1024 * 1024,
         };
 }

@@ -23,7 +23,7 @@ typedef struct TreeOptions {
         Report report;
         uint32_t version; /* trees into which entries of a higher one were applied are refused; 0: none is */
         bool thread;      /* maintenance thread; without it tree_maintain() does the work in the caller's */
-        size_t wal_bytes; /* cap, 16 MiB */
+        size_t wal_bytes; /* cap; the default is 16 MiB, an agent has 4 */
         size_t cache_bytes; /* SQLite's page cache, 4 MiB */
         int event_fd; /* for its news, borrowed (an eventfd): one tree after the other uses it. 0: its own */
 } TreeOptions;
