@@ -352,8 +352,9 @@ typedef struct Snapshots {
         SnapshotSend *sends;
         unsigned n_sends;
         SnapshotFetch fetch;
-        unsigned n_failures; /* in a row: each waits twice as long */
-        uint64_t bad_source; /* whose tree was of no use when it was built here */
+        unsigned n_failures;        /* in a row: each waits twice as long */
+        uint64_t bad[LIMIT_VOTERS]; /* whose trees were of no use when they were built here */
+        unsigned n_bad;
         unsigned turn;
 } Snapshots;
 

@@ -228,27 +228,41 @@ static void fetch_is_newer(Agent *agent) {
         fetch->retry_usec = agent->now_usec + NEWER_USEC;
 }
 
+static bool source_was_bad(const Snapshots *snapshots, uint64_t host) {
+        for (unsigned i = 0; i < snapshots->n_bad; i++)
+                if (snapshots->bad[i] == host)
+                        return true;
+        return false;
+}
+
 static void fetch_was_bad(Agent *agent, const char *why) {
-        agent->snapshots.bad_source = agent->snapshots.fetch.from;
+        Snapshots *snapshots = &agent->snapshots;
+        if (!source_was_bad(snapshots, snapshots->fetch.from)) {
+                if (snapshots->n_bad == ELEMENTSOF(snapshots->bad))
+                        snapshots->n_bad = 0; /* of voters that went, perhaps */
+                snapshots->bad[snapshots->n_bad++] = snapshots->fetch.from;
+        }
         fetch_give_up(agent, why);
 }
 
-/* Whose tree was of no use last time, be it the leader's, is not asked while another voter can be: until the
- * trees are compared, which needs those that lag behind, nobody else knows that it is bad. */
+/* Whose tree was of no use, be it the leader's, is not asked while another voter can be: until the trees are
+ * compared, which needs those that lag behind, nobody else knows that it is bad. When all who can be asked
+ * were bad it begins anew. */
 static uint64_t better_source(Agent *agent, uint64_t from) {
         const Conf *conf = agent->raft_status.conf;
 
-        if (from != agent->snapshots.bad_source)
+        if (!source_was_bad(&agent->snapshots, from))
                 return from;
         for (uint32_t i = 0; i < conf->n_voters; i++) {
                 uint64_t id = conf->voters[(agent->snapshots.turn + i) % conf->n_voters].id;
-                if (id == agent->host.id || id == from || !members_connection(agent, id) ||
-                    checks_host_is_bad(agent, id))
+                if (id == agent->host.id || source_was_bad(&agent->snapshots, id) ||
+                    !members_connection(agent, id) || checks_host_is_bad(agent, id))
                         continue;
                 SIM_SEEN("snapshot: another is asked than the one whose tree was bad");
                 agent->snapshots.turn += i + 1;
                 return id;
         }
+        agent->snapshots.n_bad = 0;
         return from;
 }
 
@@ -362,7 +376,7 @@ void snapshot_work(Agent *agent) {
         }
         fetch->switch_seq = seq;
         agent->snapshots.n_failures = 0;
-        agent->snapshots.bad_source = 0;
+        agent->snapshots.n_bad = 0;
         SIM_SEEN("snapshot: built, and about to be switched in");
 }
 

@@ -153,6 +153,14 @@ bool machine_diverge(SimHost *host, const char *path) {
         return good;
 }
 
+/* Where no checksum is kept: nobody notices before digests are compared, or a tree is built from it. */
+void machine_spoil(SimHost *host) {
+        Tree *tree = host->agent->tree;
+        tree->meta.digest ^= 1;
+        tree->saved.digest = tree->meta.digest;
+        host->diverged = true;
+}
+
 void machine_cut(unsigned a, unsigned b) {
         if (a != b)
                 net_cut(a, b, true);

@@ -23,6 +23,8 @@
  *      rot H                               of a host that is down: bytes in the middle of its log flip
  *      rot-log H                           … and all of its log
  *      rot-tree H | lose-tree H            of a host that is down: its tree file's head flips, is gone
+ *      upgrade H                           runs a newer version, and writes what needs one
+ *      spoil H                             a bit of its tree's digest turns in memory
  *      diverge H PATH                      its tree goes back to what PATH held before, and nothing shows
  *      accept H                            starts it, and its log is taken as it is, damaged or not
  *      cut H | cut A -> B | heal           the network
@@ -108,6 +110,8 @@ static bool run_on_each(const char *verb, SimHost *host) {
                 machine_rot_tree(host, true);
         else if (strcmp(verb, "found") == 0)
                 machine_found(host);
+        else if (strcmp(verb, "spoil") == 0 && up)
+                machine_spoil(host);
         else if (strcmp(verb, "upgrade") == 0) {
                 host->newer++;
                 world.newer = MAX(world.newer, host->newer);
@@ -211,7 +215,7 @@ static bool run(char *line) {
         static const char *const to_each[] = {"show",  "start",   "stop",     "kill",      "powercut",
                                               "image", "restore", "wipe",     "rot",       "accept",
                                               "found", "rot-log", "rot-tree", "lose-tree", "full",
-                                              "room",  "upgrade", "unwatch",  NULL};
+                                              "room",  "upgrade", "spoil",    "unwatch",   NULL};
         static const char *const to_open[] = {"hosts", "cluster", NULL};
         char *words[WORDS_MAX], *save = NULL;
         size_t n = 0;

@@ -91,6 +91,7 @@ void machine_rot(SimHost *host);
 void machine_rot_log(SimHost *host);
 void machine_rot_tree(SimHost *host, bool lose);
 bool machine_diverge(SimHost *host, const char *path);
+void machine_spoil(SimHost *host);
 void machine_cut(unsigned a, unsigned b);
 void machines_heal(void);
 void machine_cut_off(const SimHost *host);
