@@ -286,7 +286,7 @@ static void watch_sessions(Agent *agent) {
                 sessions->watch_term = agent->raft_status.term;
                 sessions->watch_from = agent->raft_status.commit;
                 watch_clear(agent);
-        } else if (gap > pause + USEC_PER_SEC)
+        } else if (gap > 2 * pause + USEC_PER_SEC) /* see sessions_deadline() */
                 watch_forgive(agent);
         if (agent->now_usec - sessions->slice_usec >= agent->options.session_usec) {
                 sessions->slice_usec = agent->now_usec;

@@ -506,13 +506,21 @@ static void upgraded(void) {
         host_restart_at(host, world.now + 200 * MSEC);
 }
 
+/* Somebody fetches a tree, and will judge it by the version that he was when he began. */
+static bool tree_is_fetched(void) {
+        for (unsigned i = 0; i < world.n_hosts; i++)
+                if (world.hosts[i]->agent && snapshot_fetching(world.hosts[i]->agent))
+                        return true;
+        return false;
+}
+
 static void versions(void *p, uint64_t a) {
         at(world.now + (5 + random_below(&version_random, 36)) * SEC, versions, NULL, 0);
         if (old_one || !world.faults) {
                 upgraded();
                 return;
         }
-        if (world.newer == VERSIONS_MAX)
+        if (world.newer == VERSIONS_MAX || tree_is_fetched())
                 return;
         old_one = world.hosts[random_below(&version_random, world.n_hosts)];
         note("%s: older than all others from now on", old_one->name);
