@@ -334,6 +334,7 @@ typedef struct SnapshotSend {
 
 typedef struct SnapshotFetch {
         PeersCall *call;
+        uint64_t asked; /* who said that a tree is needed; from: whose it is */
         uint64_t from;
         TreeBuild *build;
         bool head_seen;

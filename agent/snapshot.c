@@ -266,11 +266,11 @@ static uint64_t better_source(Agent *agent, uint64_t from) {
         return from;
 }
 
-/* The leader may have sent all of it, and waits for us to stand on it: nobody else would ask again. Other
- * sources are asked again by who asked first. */
+/* The leader may have sent all of it, and waits for us to stand on it: nobody else would ask again,
+ * whoever's tree was tried meanwhile. Others ask again themselves. */
 static bool fetch_is_owed(const Agent *agent) {
         const SnapshotFetch *fetch = &agent->snapshots.fetch;
-        return fetch->again && !snapshot_fetching(agent) && agent->raft_status.leader == fetch->from;
+        return fetch->again && !snapshot_fetching(agent) && agent->raft_status.leader == fetch->asked;
 }
 
 uint64_t snapshot_deadline(const Agent *agent) {
@@ -345,7 +345,7 @@ void snapshot_work(Agent *agent) {
 
         if (fetch_is_owed(agent) && agent->now_usec >= fetch->retry_usec) {
                 SIM_SEEN("snapshot: asked for again after a failure here");
-                (void)snapshot_fetch(agent, fetch->from, false);
+                (void)snapshot_fetch(agent, fetch->asked, false);
         }
         if (!fetch->finishing)
                 return;
@@ -385,9 +385,10 @@ int snapshot_fetch(Agent *agent, uint64_t from, bool foreign) {
 
         if (snapshot_fetching(agent) || agent->now_usec < fetch->retry_usec)
                 return -EAGAIN;
+        uint64_t asked = from;
         if (!foreign)
                 from = better_source(agent, from);
-        *fetch = (SnapshotFetch){.from = from, .foreign = foreign};
+        *fetch = (SnapshotFetch){.asked = asked, .from = from, .foreign = foreign};
         TreeOptions options = hall_tree_options(agent);
         int r = tree_build_begin(&options, &fetch->build);
         if (r != 0) {
