@@ -64,11 +64,24 @@ const char *quarantine_judge(Agent *agent, Connection *connection, const LetterH
         return "its state is a copy or was set back (one start number came with two nonces)";
 }
 
+/* A lower number alone. As a rule that process is dead and its host came back faster than its connection was
+ * missed (after a power cut nobody closes it), or than its hello arrived. If it lives it is a copy, hears
+ * now what is known, and says so itself. */
+static void say_earlier(const Agent *agent, const Connection *connection) {
+        report_say(
+                &agent->report, LOG_INFO,
+                "Host %016llx started anew: nothing is heeded any more that comes on the connection of its earlier "
+                "process.",
+                (unsigned long long)connection->host);
+}
+
 void quarantine_say(Agent *agent, Connection *connection, const char *why) {
         if (connection->refused_said_usec != 0 &&
             agent->now_usec - connection->refused_said_usec <= SAY_USEC)
                 return;
         connection->refused_said_usec = agent->now_usec;
+        if (!connection->twice)
+                return say_earlier(agent, connection);
         Member member;
         bool named = members_by_id(agent, connection->host, &member) == 0;
         report_say(
@@ -152,16 +165,6 @@ void quarantine_look(Agent *agent) {
                 quarantine_enter(agent);
 }
 
-/* As a rule that process is dead and its host came back faster than its connection was missed: after a power
- * cut nobody closes it. If it lives it is a copy, hears now what is known, and says so itself. */
-static void say_earlier(const Agent *agent, const Connection *connection) {
-        report_say(
-                &agent->report, LOG_INFO,
-                "Host %016llx started anew: nothing is heeded any more that comes on the connection of its earlier "
-                "process.",
-                (unsigned long long)connection->host);
-}
-
 /* A newer start of `host` was announced while an older one, or a copy, is connected. */
 void quarantine_announced(Agent *agent, uint64_t host) {
         Connection *connection = NULL;
@@ -176,10 +179,7 @@ void quarantine_announced(Agent *agent, uint64_t host) {
         const char *why = quarantine_judge(agent, connection, &hello);
         if (!why)
                 return;
-        if (connection->twice)
-                quarantine_say(agent, connection, why);
-        else
-                say_earlier(agent, connection);
+        quarantine_say(agent, connection, why);
         SIM_SEEN("quarantine: a newer start is announced while an older one is connected");
         connection->hello = false;
         members_greet(agent, connection); /* it shall know why */
