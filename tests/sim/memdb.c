@@ -188,17 +188,31 @@ static void key_begin(Key *key, const sqlite3_stmt *s) {
                 key->bytes[key->size++] = (uint8_t)s->bound[0].number;
 }
 
+static void key_add_number(Key *key, uint64_t number) {
+        uint64_t falling = __builtin_bswap64(number);
+        memcpy(key->bytes + key->size, &falling, sizeof(falling));
+        key->size += sizeof(falling);
+}
+
 /* Behind the table's letter and the kind: parameter i. */
 static void key_add(Key *key, const sqlite3_stmt *s, unsigned i) {
         if (s->meaning->number)
-                for (int shift = 56; shift >= 0; shift -= 8)
-                        key->bytes[key->size++] = (uint8_t)(s->bound[i].number >> shift);
+                key_add_number(key, s->bound[i].number);
         else {
                 assert(key->size + s->bytes[i].size <= KEY_MAX);
                 if (s->bytes[i].size > 0)
                         memcpy(key->bytes + key->size, s->bytes[i].data, s->bytes[i].size);
                 key->size += s->bytes[i].size;
         }
+}
+
+/* As the map wants it. Of numbers without reading back what was written a moment ago in pieces. */
+static MapKey map_key_of(const Key *key, const sqlite3_stmt *s, unsigned i) {
+        if (!s->meaning->number || s->meaning->kind)
+                return map_key(key_bytes(key));
+        return (MapKey){.bytes = key_bytes(key),
+                        .prefix = (MapPrefix)(uint8_t)s->meaning->table << 120 |
+                                  (MapPrefix)s->bound[i].number << 56};
 }
 
 static size_t head_size(const Meaning *meaning) {
@@ -409,11 +423,14 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
         sqlite3 *db = s->db;
         const Meaning *meaning = s->meaning;
         Key key;
+        MapKey wanted;
         key_begin(&key, s);
         unsigned end = meaning->n_bound > 0 ? first + meaning->n_bound : COLUMNS_MAX;
         first += meaning->kind;
         if (meaning->table != 'm')
-                key_add(&key, s, first++);
+                key_add(&key, s, first);
+        wanted = map_key_of(&key, s, first);
+        first += meaning->table != 'm';
 
         assert(db->open);
         if (db->file->full && db->changed > SPILLS) {
@@ -428,7 +445,7 @@ static int put_row(sqlite3_stmt *s, unsigned first) {
         }
         MapItem *item = map_item_new(key_bytes(&key), s->bound + first, s->bytes + first, n);
         bool there;
-        db->work.root = map_put(&db->file->store, db->work.root, item, &there);
+        db->work.root = map_put(&db->file->store, db->work.root, item, wanted.prefix, &there);
         if (meaning->action == DO_INSERT && there)
                 return SQLITE_CONSTRAINT; /* and all of it is taken back */
         db->work.n_items += !there;
@@ -453,9 +470,11 @@ static int do_delete(sqlite3_stmt *s) {
         key_begin(&key, s);
         key_add(&key, s, s->meaning->kind);
         assert(db->open);
-        if (!map_find(db->work.root, key_bytes(&key)))
+        bool there;
+        db->work.root =
+                map_delete(&db->file->store, db->work.root, map_key_of(&key, s, s->meaning->kind), &there);
+        if (!there)
                 return SQLITE_DONE;
-        db->work.root = map_delete(&db->file->store, db->work.root, key_bytes(&key));
         db->work.n_items--;
         db->changed += 64;
         return SQLITE_DONE;
@@ -490,10 +509,14 @@ static void walk_over(sqlite3_stmt *s) {
 static bool join(sqlite3_stmt *s, MapItem *item) {
         if (!s->meaning->join)
                 return true;
-        uint8_t key[9] = {(uint8_t)s->meaning->join};
-        for (int i = 0; i < 8; i++)
-                key[1 + i] = (uint8_t)(item->columns[0].number >> (56 - 8 * i));
-        MapItem *other = map_find(seen_by(s->db)->root, BYTES(key, sizeof(key)));
+        uint64_t number = item->columns[0].number;
+        Key key;
+        key.bytes[0] = (uint8_t)s->meaning->join;
+        key.size = 1;
+        key_add_number(&key, number);
+        MapKey wanted = {.bytes = key_bytes(&key),
+                         .prefix = (MapPrefix)key.bytes[0] << 120 | (MapPrefix)number << 56};
+        MapItem *other = map_find(seen_by(s->db)->root, wanted);
         if (other)
                 s->joined = other->columns[0].number;
         return other;
@@ -506,7 +529,8 @@ static int do_get(sqlite3_stmt *s) {
         key_begin(&key, s);
         if (s->meaning->table != 'm')
                 key_add(&key, s, s->meaning->kind);
-        MapItem *item = map_find_near(&s->db->file->store, seen_by(s->db)->root, key_bytes(&key), &s->hint);
+        MapItem *item = map_find_near(&s->db->file->store, seen_by(s->db)->root,
+                                      map_key_of(&key, s, s->meaning->kind), &s->hint);
         item_set(s, item && join(s, item) ? item : NULL);
         return s->item ? SQLITE_ROW : SQLITE_DONE;
 }
@@ -529,7 +553,7 @@ static void range_begin(sqlite3_stmt *s) {
         memcpy(low.bytes, s->high.bytes, s->head);
         if (s->meaning->action != DO_COUNT)
                 key_add(&low, s, s->meaning->kind);
-        map_walk(&s->walk, seen_by(s->db)->root, key_bytes(&low),
+        map_walk(&s->walk, seen_by(s->db)->root, map_key(key_bytes(&low)),
                  s->meaning->action == DO_COUNT || s->meaning->low == LOW_AT);
         if (s->meaning->high != HIGH_NONE)
                 key_add(&s->high, s, s->meaning->kind + 1u);
@@ -589,7 +613,8 @@ static int do_last(sqlite3_stmt *s) {
         key_begin(&high, s);
         key_add(&low, s, s->meaning->kind);
         key_add(&high, s, s->meaning->kind + 1u);
-        MapItem *item = map_last(seen_by(s->db)->root, key_bytes(&high), s->meaning->high == HIGH_AT);
+        MapItem *item =
+                map_last(seen_by(s->db)->root, map_key(key_bytes(&high)), s->meaning->high == HIGH_AT);
         if (item && compare_keys(map_item_key(item), key_bytes(&low)) < (s->meaning->low == LOW_AT ? 0 : 1))
                 item = NULL;
         item_set(s, item);

@@ -2,9 +2,7 @@
 
 #include <string.h>
 
-/* The first 16 bytes of a key, as a number that compares as they do: most comparisons end here, without a
- * look at the item. */
-typedef unsigned __int128 Prefix;
+typedef MapPrefix Prefix;
 
 #define FAN 24
 
@@ -59,6 +57,16 @@ static Prefix prefix_of(Bytes key) {
         else
                 memcpy(first, key.data, key.size);
         return (Prefix)__builtin_bswap64(first[0]) << 64 | __builtin_bswap64(first[1]);
+}
+
+MapKey map_key(Bytes bytes) {
+        return (MapKey){.bytes = bytes, .prefix = prefix_of(bytes)};
+}
+
+/* All of a node's prefixes at once: a search would wait for one after the other. */
+static inline void node_fetch(const MapNode *node) {
+        for (size_t at = 0; at < offsetof(MapNode, slot); at += 64)
+                __builtin_prefetch((const char *)node + at);
 }
 
 static const MapItem *first_item(const MapNode *node, unsigned i) {
@@ -169,7 +177,9 @@ static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefi
         unsigned i = count_before(own, key, prefix, true);
         if (!own->leaf) {
                 i = i > 0 ? i - 1 : 0;
-                MapNode *child = own->slot[i], *more = put(store, &child, item, prefix, ret_replaced);
+                MapNode *child = own->slot[i];
+                node_fetch(child);
+                MapNode *more = put(store, &child, item, prefix, ret_replaced);
                 own->slot[i] = child;
                 if (prefix < own->prefix[i])
                         own->prefix[i] = prefix;
@@ -184,13 +194,13 @@ static MapNode *put(MapStore *store, MapNode **node, MapItem *item, Prefix prefi
         return insert(store, own, i, prefix, item);
 }
 
-MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, bool *ret_replaced) {
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, MapPrefix prefix, bool *ret_replaced) {
         store->n_changes++;
         *ret_replaced = false;
         if (!root)
                 root = node_new(store, true);
         item->birth = store->now;
-        MapNode *more = put(store, &root, item, prefix_of(map_item_key(item)), ret_replaced);
+        MapNode *more = put(store, &root, item, prefix, ret_replaced);
         if (!more)
                 return root;
         MapNode *above = node_new(store, false);
@@ -199,13 +209,31 @@ MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, bool *ret_replac
         return above;
 }
 
+/* The way to where a key is. */
+typedef struct Way {
+        uint8_t at[MAP_DEPTH];
+} Way;
+
+static bool find_way(const MapNode *node, MapKey key, Way *ret) {
+        for (unsigned depth = 0;; depth++) {
+                assert(depth < MAP_DEPTH);
+                unsigned i = child_of(node, key.bytes, key.prefix);
+                ret->at[depth] = (uint8_t)i;
+                if (node->leaf)
+                        return node->prefix[i] == key.prefix &&
+                               compare(map_item_key(node->slot[i]), key.bytes) == 0;
+                node = node->slot[i];
+                node_fetch(node);
+        }
+}
+
 /* What is left of the node; NULL when that is nothing. */
-static MapNode *delete (MapStore *store, MapNode *node, Bytes key, Prefix prefix) {
+static MapNode *delete (MapStore *store, MapNode *node, const uint8_t *way) {
         node = node_own(store, node);
-        unsigned i = child_of(node, key, prefix);
+        unsigned i = *way;
         if (node->leaf)
                 bury(store, node->slot[i], true, store->now);
-        else if ((node->slot[i] = delete (store, node->slot[i], key, prefix)))
+        else if ((node->slot[i] = delete (store, node->slot[i], way + 1)))
                 return node;
         slots_copy(node, i, node, i + 1, node->n - i - 1);
         if (--node->n > 0)
@@ -214,9 +242,13 @@ static MapNode *delete (MapStore *store, MapNode *node, Bytes key, Prefix prefix
         return NULL;
 }
 
-MapNode *map_delete(MapStore *store, MapNode *root, Bytes key) {
+MapNode *map_delete(MapStore *store, MapNode *root, MapKey key, bool *ret_there) {
+        Way way;
+        *ret_there = root && find_way(root, key, &way);
+        if (!*ret_there)
+                return root;
         store->n_changes++;
-        root = delete (store, root, key, prefix_of(key));
+        root = delete (store, root, way.at);
         while (root && !root->leaf && root->n == 1) {
                 MapNode *below = root->slot[0];
                 bury(store, root, false, store->now);
@@ -319,36 +351,36 @@ static MapItem *find_in(const MapNode *leaf, Bytes key, Prefix prefix) {
 }
 
 static const MapNode *leaf_of(const MapNode *node, Bytes key, Prefix prefix) {
-        while (!node->leaf)
+        while (!node->leaf) {
                 node = node->slot[child_of(node, key, prefix)];
+                node_fetch(node);
+        }
         return node;
 }
 
-MapItem *map_find(const MapNode *root, Bytes key) {
-        Prefix prefix = prefix_of(key);
-        return root ? find_in(leaf_of(root, key, prefix), key, prefix) : NULL;
+MapItem *map_find(const MapNode *root, MapKey key) {
+        return root ? find_in(leaf_of(root, key.bytes, key.prefix), key.bytes, key.prefix) : NULL;
 }
 
-MapItem *map_find_near(const MapStore *store, const MapNode *root, Bytes key, MapHint *hint) {
-        Prefix prefix = prefix_of(key);
+MapItem *map_find_near(const MapStore *store, const MapNode *root, MapKey key, MapHint *hint) {
         if (!root)
                 return NULL;
         const MapNode *leaf = hint->leaf;
-        bool there = hint->root == root && hint->n_changes == store->n_changes && leaf->prefix[0] < prefix &&
-                     prefix < leaf->prefix[leaf->n - 1];
+        bool there = hint->root == root && hint->n_changes == store->n_changes &&
+                     leaf->prefix[0] < key.prefix && key.prefix < leaf->prefix[leaf->n - 1];
         if (!there)
-                *hint = (MapHint){
-                        .root = root, .leaf = leaf_of(root, key, prefix), .n_changes = store->n_changes};
-        return find_in(hint->leaf, key, prefix);
+                *hint = (MapHint){.root = root,
+                                  .leaf = leaf_of(root, key.bytes, key.prefix),
+                                  .n_changes = store->n_changes};
+        return find_in(hint->leaf, key.bytes, key.prefix);
 }
 
-MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
-        Prefix prefix = prefix_of(to);
+MapItem *map_last(const MapNode *node, MapKey to, bool inclusive) {
         const MapNode *left = NULL; /* all of it lies before */
         if (!node)
                 return NULL;
         for (;;) {
-                unsigned i = count_before(node, to, prefix, inclusive);
+                unsigned i = count_before(node, to.bytes, to.prefix, inclusive);
                 if (node->leaf && i > 0)
                         return node->slot[i - 1];
                 if (node->leaf || i == 0)
@@ -364,12 +396,11 @@ MapItem *map_last(const MapNode *node, Bytes to, bool inclusive) {
         return left->slot[left->n - 1];
 }
 
-void map_walk(MapWalk *walk, const MapNode *node, Bytes from, bool inclusive) {
-        Prefix prefix = prefix_of(from);
+void map_walk(MapWalk *walk, const MapNode *node, MapKey from, bool inclusive) {
         walk->n = 0;
         while (node) {
                 assert(walk->n < MAP_DEPTH);
-                unsigned i = count_before(node, from, prefix, !inclusive);
+                unsigned i = count_before(node, from.bytes, from.prefix, !inclusive);
                 if (!node->leaf && i > 0)
                         i--;
                 walk->path[walk->n] = node;

@@ -21,6 +21,15 @@ typedef struct MapItem {
         Column columns[];
 } MapItem;
 
+/* A key, and its first 16 bytes as a number that compares as they do: most comparisons end with it, without
+ * a look at an item. */
+typedef unsigned __int128 MapPrefix;
+typedef struct MapKey {
+        Bytes bytes;
+        MapPrefix prefix;
+} MapKey;
+MapKey map_key(Bytes bytes);
+
 typedef struct MapNode MapNode; /* NULL is the empty map */
 
 typedef struct MapDead {
@@ -58,17 +67,17 @@ void map_begin(MapStore *store); /* a transaction; its version is the store's ti
 void map_rollback(MapStore *store, MapNode *root);
 uint64_t map_freeze(MapStore *store); /* what is there now stays as it is: the version to look at it by */
 /* Takes the item; the new root. */
-MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, bool *ret_replaced);
-MapNode *map_delete(MapStore *store, MapNode *root, Bytes key); /* of a key that is there */
+MapNode *map_put(MapStore *store, MapNode *root, MapItem *item, MapPrefix prefix, bool *ret_replaced);
+MapNode *map_delete(MapStore *store, MapNode *root, MapKey key, bool *ret_there);
 /* Frees what none of these versions sees; they are in ascending order. */
 void map_sweep(MapStore *store, const uint64_t *versions, size_t n);
 /* All that is younger than this version is forgotten; `root` was the newest. */
 void map_back(MapStore *store, MapNode *root, uint64_t version);
 void map_deinit(MapStore *store, MapNode *root); /* the newest */
 
-MapItem *map_find(const MapNode *root, Bytes key); /* NULL: not there */
-MapItem *map_find_near(const MapStore *store, const MapNode *root, Bytes key, MapHint *hint);
-MapItem *map_last(const MapNode *root, Bytes to, bool inclusive); /* the largest before `to` */
+MapItem *map_find(const MapNode *root, MapKey key); /* NULL: not there */
+MapItem *map_find_near(const MapStore *store, const MapNode *root, MapKey key, MapHint *hint);
+MapItem *map_last(const MapNode *root, MapKey to, bool inclusive); /* the largest before `to` */
 
 MapItem *map_some(const MapNode *root, uint64_t random); /* any; NULL: the map is empty */
 
@@ -78,5 +87,5 @@ typedef struct MapWalk {
         const MapNode *path[MAP_DEPTH];
         unsigned next[MAP_DEPTH], n;
 } MapWalk;
-void map_walk(MapWalk *walk, const MapNode *root, Bytes from, bool inclusive);
+void map_walk(MapWalk *walk, const MapNode *root, MapKey from, bool inclusive);
 MapItem *map_walk_next(MapWalk *walk); /* NULL: the end */

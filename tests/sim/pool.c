@@ -106,7 +106,9 @@ static inline void *block_new(size_t size, bool *ret_zero) {
         Free *block = lists[class];
         if (!block)
                 return cut_new(bytes);
+        /* What lay idle is in no cache: the next one is on its way while this one is filled. */
         lists[class] = block->next;
+        __builtin_prefetch(block->next, 1);
         *ret_zero = false;
         return block;
 }
