@@ -220,11 +220,36 @@ static void starts_again(void *p, uint64_t left) {
         at(world.now + between(3, 10) * SEC, starts_again, host, left - 1);
 }
 
+/* A majority has what this voter's disk holds, and its term, without it. Else what was agreed would rest on
+ * a disk that has forgotten it, and nobody would miss it if those who heard of it began anew before it met
+ * one of them: no cluster can promise more (docs/CONSENSUS.md). That who did hear takes no word of it is
+ * compared in any case (heard.c). */
+static bool others_have(const SimHost *host) {
+        RaftStatus mine, its;
+        raft_status(host->agent->raft, &mine);
+        const Conf *conf = mine.conf;
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < conf->n_voters; i++) {
+                const SimHost *other = host_of(conf->voters[i].id);
+                if (!other || other == host || !other->agent)
+                        continue;
+                raft_status(other->agent->raft, &its);
+                n += its.term >= mine.term && its.durable >= mine.last_index &&
+                     (its.base_index > mine.last_index ||
+                      raft_term_of(other->agent->raft, mine.last_index) == mine.last_term);
+        }
+        return conf->n_voters == 0 || 2 * n > conf->n_voters;
+}
+
 static void set_back(SimHost *host) {
         if (!host->image) {
                 host->image = simdisk_copy(host->disk);
                 at(world.now + between(1, 10) * SEC, starts_again, host, below(4));
                 at(world.now + between(15, 60) * SEC, set_back_later, host, 0);
+                return;
+        }
+        if (!others_have(host)) {
+                at(world.now + SEC, set_back_later, host, 0);
                 return;
         }
         note("%s: starts from an older image of its disk", host->name);
