@@ -507,6 +507,8 @@ static void turn_round(Agent *agent) {
         reads_start(agent);
         update_core(agent);
         hall_apply(agent);
+        if (agent->failed != 0)
+                return; /* the tree was set back to its last COMMIT: nobody may read it, here or elsewhere */
         sessions_tell_alive(agent);
         reads_fire(agent);
         watches_catch_up(agent);

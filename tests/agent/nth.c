@@ -41,7 +41,8 @@ typedef struct Run {
         unsigned n;
         Watch *watch;
         uint64_t watched;
-        unsigned n_waiting; /* tokens, own, reads: callbacks still to come */
+        uint64_t told_at[KEYS]; /* the revision of the key that was told last */
+        unsigned n_waiting;     /* tokens, own, reads: callbacks still to come */
 } Run;
 
 static Run run;
@@ -68,6 +69,8 @@ static void told(const RequestAnswer *answer, void *userdata) {
         Operation *operation = userdata;
         operation->n_told++;
         operation->told = *answer;
+        if (answer->answer == ANSWER_DONE)
+                run.told_at[operation->key] = MAX(run.told_at[operation->key], answer->result.revision);
 }
 
 static void told_other(const RequestAnswer *answer, void *userdata) {
@@ -80,8 +83,17 @@ static void told_token(const RequestAnswer *answer, const char *token, void *use
         run.n_waiting--;
 }
 
+/* Who may read, reads nothing older than what was told: also in the turn in which something failed. */
 static void read_ready(Answer answer, void *userdata) {
         run.n_waiting--;
+        for (unsigned key = 0; answer == ANSWER_DONE && key < KEYS; key++) {
+                char path[32];
+                AgentEntry entry;
+                snprintf(path, sizeof(path), "/keys/%u", key);
+                if (agent_get(run.lone.agent, path, &entry) == 0 && entry.mod_revision < run.told_at[key])
+                        wrong("%s of revision %llu is read, and %llu was told", path,
+                              (unsigned long long)entry.mod_revision, (unsigned long long)run.told_at[key]);
+        }
 }
 
 static int delivered(const WatchEvent *event, void *userdata) {
