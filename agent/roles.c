@@ -77,8 +77,11 @@ static void mark_for(Agent *agent, uint64_t host, RoleView *view) {
 static void help_stranded(Agent *agent, uint64_t host, const LetterStatus *status) {
         const TreeStatus *tree = &agent->tree_status;
 
-        if (hall_leader(agent) == 0 || tree->applied <= status->applied || !heal_may_touch(agent) ||
-            tree->conf.n_voters == 0 || conf_is_voter(&tree->conf, host))
+        if (tree->applied <= status->applied || !heal_may_touch(agent) || tree->conf.n_voters == 0)
+                return;
+        bool votes_no_more = hall_leader(agent) != 0 && !conf_is_voter(&tree->conf, host);
+        bool missed_a_change = tree->conf_index > status->applied;
+        if (!votes_no_more && !missed_a_change)
                 return;
         Letter letter = {
                 .kind = LETTER_FETCH,
@@ -289,9 +292,11 @@ static void end_of_time_missed(Agent *agent) {
 
 /* A voter by its own word, and nobody leads it for long: it may be that the configuration that names it
  * never came to be (the leader that began it lost it), or that another followed while it was away. Who leads
- * now then sends it nothing, and its campaigns reach only those whom it knows as voters. So it asks around,
- * one after the other; whoever hears a leader and knows from its tree that this host has no vote tells it to
- * fetch that tree. A minority that is merely cut off gets no such answer, and fetches nothing.
+ * now then sends it nothing, and its campaigns reach only those whom it knows as voters. Or it has a vote,
+ * with others who joined while it was away: those it refuses as strangers, be it the one who leads. So it
+ * asks around, one after the other; whoever hears a leader and knows from its tree that this host has no
+ * vote, or that the voters changed behind what it has applied, tells it to fetch that tree. A minority that
+ * is merely cut off gets no such answer, and fetches nothing.
  *
  * (Where the tree's index is in the log with the same term the tail stays, so nothing that was acknowledged
  * goes.) */
