@@ -143,7 +143,7 @@ static const char *set_heartbeat(Loader *loader, const char *value) {
 }
 
 static void reset_heartbeat(Config *config) {
-        config->heartbeat_usec = 200 * USEC_PER_MSEC;
+        config->heartbeat_usec = 0; /* as ElectionSec= has it: complete() */
 }
 
 static const char *set_election(Loader *loader, const char *value) {
@@ -453,6 +453,8 @@ static int complete(Loader *loader) {
                 snprintf(config->listen[0], sizeof(config->listen[0]), ":%d", CONFIG_PEER_PORT);
                 config->n_listen = 1;
         }
+        if (config->heartbeat_usec == 0)
+                config->heartbeat_usec = MIN(200 * USEC_PER_MSEC, config->election_usec / 3);
         if (config->election_usec < 3 * config->heartbeat_usec) {
                 log_error("%s: ElectionSec= must be at least three times HeartbeatSec=",
                           loader->times_where);

@@ -115,6 +115,21 @@ static void test_all_keys(void **state) {
         config_deinit(&config);
 }
 
+/* Heartbeats keep their place within a shorter election timeout when nobody set them. */
+static void test_heartbeats_follow_the_election(void **state) {
+        Config config;
+        put("/etc/treaty/treaty.conf", "[Treaty]\nElectionSec=300ms\n");
+        assert_int_equal(config_load(&config, root), 0);
+        assert_string_equal(said, "");
+        assert_int_equal(config.heartbeat_usec, 100000);
+        assert_int_equal(config.election_usec, 300000);
+        config_deinit(&config);
+        put("/etc/treaty/treaty.conf", "[Treaty]\nElectionSec=2\n");
+        assert_int_equal(config_load(&config, root), 0);
+        assert_int_equal(config.heartbeat_usec, 200000);
+        config_deinit(&config);
+}
+
 /* One file after another, as they are to be read; Voters= tells who came last. */
 static void test_order(void **state) {
         Config config;
@@ -256,9 +271,15 @@ static void test_unreadable(void **state) {
 
 int main(void) {
         const struct CMUnitTest tests[] = {
-                CASE(test_defaults),      CASE(test_all_keys),          CASE(test_order),
-                CASE(test_unknown_warns), CASE(test_bad_value_refuses), CASE(test_times_fit_together),
-                CASE(test_credential),    CASE(test_unreadable),
+                CASE(test_defaults),
+                CASE(test_all_keys),
+                CASE(test_heartbeats_follow_the_election),
+                CASE(test_order),
+                CASE(test_unknown_warns),
+                CASE(test_bad_value_refuses),
+                CASE(test_times_fit_together),
+                CASE(test_credential),
+                CASE(test_unreadable),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
