@@ -132,6 +132,8 @@ static int apply_entry(Agent *agent, const Entry *entry) {
         if (r < 0)
                 return r;
         r = apply_to_tree(agent, entry, &stamp, &decoded.command, NULL, &result);
+        if (r == 0 && agent->failed != 0)
+                r = agent->failed; /* a change could not be noted: no watch hears of what follows it */
         if (r == 0) {
                 hall_look_at_tree(agent);
                 watches_fire(agent);
