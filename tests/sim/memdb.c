@@ -344,6 +344,11 @@ void memdb_unreadable(const char *directory) {
                 file->unreadable = file->unreadable || is_below(file, directory);
 }
 
+void memdb_readable(const char *directory) {
+        for (MemFile *file = files; file; file = file->next)
+                file->unreadable = file->unreadable && !is_below(file, directory);
+}
+
 static char full_directory[16][96];
 
 void memdb_set_full(const char *directory, bool full) {

@@ -15,5 +15,7 @@ void memdb_cut(const char *path, unsigned keep);
 bool memdb_rot(const char *directory, uint64_t random);
 /* The next time that a transaction reads several rows again, it cannot read the third. */
 void memdb_unreadable(const char *directory);
+/* Or it can again, if none has tried. */
+void memdb_readable(const char *directory);
 /* From now on writes find no room, in this directory. */
 void memdb_set_full(const char *directory, bool full);

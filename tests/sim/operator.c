@@ -161,8 +161,10 @@ static void looks_after(void *p, uint64_t a) {
                         goes_on(world.hosts[i]);
                 if (is_well_again(world.hosts[i])) {
                         note("%s: is well again", world.hosts[i]->name);
-                        if (world.hosts[i]->touched_tree)
+                        if (world.hosts[i]->touched_tree) {
+                                store_well(world.hosts[i]); /* all was read: no fault waits there any more */
                                 ghost_unwatch(world.hosts[i]);
+                        }
                         world.hosts[i]->touched = world.hosts[i]->touched_tree = false;
                         world.hosts[i]->ends = 0;
                 }

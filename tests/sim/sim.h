@@ -303,6 +303,7 @@ extern const char store_program[];
 extern const bool store_is_on_disk;              /* the tree's files lie on the simulated disk */
 bool store_rot(SimHost *host);                   /* a byte of its tree, where it is not */
 void store_look(SimHost *host);                  /* after each step: what is durable now */
+void store_well(SimHost *host);                  /* what failed there and was not met is over */
 void store_full(SimHost *host, bool full);       /* no room, also for what is open */
 void store_cut(SimHost *host, const char *name); /* power is gone, the process is not there any more */
 

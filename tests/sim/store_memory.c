@@ -19,6 +19,10 @@ bool store_rot(SimHost *host) {
         return memdb_rot(host->directory, random);
 }
 
+void store_well(SimHost *host) {
+        memdb_readable(host->directory);
+}
+
 void store_look(SimHost *host) {
 }
 

@@ -21,6 +21,9 @@ bool store_rot(SimHost *host) {
         return false;
 }
 
+void store_well(SimHost *host) {
+}
+
 void store_look(SimHost *host) {
         TreeStatus status;
         tree_status(host->agent->tree, &status);

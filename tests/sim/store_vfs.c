@@ -13,6 +13,9 @@ bool store_rot(SimHost *host) {
         return false;
 }
 
+void store_well(SimHost *host) {
+}
+
 void store_look(SimHost *host) {
 }
 
