@@ -620,6 +620,14 @@ static void owner_acts(void *p, uint64_t slot) {
         at(world.now + between(300 * MSEC, 3 * SEC), owner_acts, host, slot);
 }
 
+/* What its owner gave up may end late: while his disk is full he can take nothing back. */
+static bool is_of_generation(const Change *change, unsigned generation) {
+        const Change *before = ghost_at(change->path, change->revision - 1);
+        char text[24];
+        snprintf(text, sizeof(text), "e%u", generation);
+        return before && strcmp(before->text, text) == 0;
+}
+
 /* An ephemeral entry ended: had anything happened that could explain it? */
 void clients_changed(const Change *change) {
         unsigned i, slot;
@@ -628,7 +636,8 @@ void clients_changed(const Change *change) {
         SimHost *host = world.hosts[i - 1];
         uint64_t since = MAX(MAX(world.disturbed_usec, host->born_usec), host->own[slot].since_usec);
         uint64_t calm = world.now > since ? world.now - since : 0;
-        if (host->agent && host->own[slot].wanted && calm > 3 * world.session_usec + 5 * SEC)
+        if (host->agent && host->own[slot].wanted && calm > 3 * world.session_usec + 5 * SEC &&
+            is_of_generation(change, host->own[slot].generation))
                 broken("%s ended although its owner lives and nothing had happened for %.1f s", change->path,
                        (double)calm / SEC);
 }
