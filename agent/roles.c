@@ -291,22 +291,22 @@ static void end_of_time_missed(Agent *agent) {
 }
 
 /* A voter by its own word, and nobody leads it for long: it may be that the configuration that names it
- * never came to be (the leader that began it lost it), or that another followed while it was away. Who leads
- * now then sends it nothing, and its campaigns reach only those whom it knows as voters. Or it has a vote,
- * with others who joined while it was away: those it refuses as strangers, be it the one who leads. So it
- * asks around, one after the other; whoever hears a leader and knows from its tree that this host has no
- * vote, or that the voters changed behind what it has applied, tells it to fetch that tree. A minority that
- * is merely cut off gets no such answer, and fetches nothing.
+ * never came to be (the leader that began it lost it), that another followed while it was away, or that it
+ * has the one that leaves it out, and never heard that this is committed. Who leads now then sends it
+ * nothing, and its campaigns reach only those whom it knows as voters. Or it has a vote, with others who
+ * joined while it was away: those it refuses as strangers, be it the one who leads. So it asks around, one
+ * after the other; whoever hears a leader and knows from its tree that this host has no vote, or that the
+ * voters changed behind what it has applied, tells it to fetch that tree. A minority that is merely cut off
+ * gets no such answer, and fetches nothing.
  *
  * (Where the tree's index is in the log with the same term the tail stays, so nothing that was acknowledged
  * goes.) */
 static void look_whether_stranded(Agent *agent) {
         Roles *roles = &agent->roles;
         const RaftStatus *status = &agent->raft_status;
+        bool campaigns = status->role != RAFT_PASSIVE; /* any list that may yet be in force names it */
 
-        bool votes = status->keeps_log && conf_is_voter(status->conf, agent->host.id);
-
-        if (!votes || status->leader != 0 || agent->heal.bad || roles->stranded_usec == 0)
+        if (!campaigns || status->leader != 0 || agent->heal.bad || roles->stranded_usec == 0)
                 roles->stranded_usec = agent->now_usec;
         roles->stranded = agent->now_usec - roles->stranded_usec >= 2 * PROMOTE_USEC;
 }
