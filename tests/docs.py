@@ -135,6 +135,15 @@ def parts(c):
         c.same("parts", header, there, set(re.findall(r"\b(\w+\.c)\b", c.read(header).split("*/")[0])))
 
 
+def stories_run(c):
+    """A story that no test tells is forgotten."""
+    for room in ("raft", "agent"):
+        told = c.read(f"tests/{room}/meson.build")
+        for path in sorted(glob.glob(os.path.join(c.tree, f"tests/{room}/stories/*.txt"))):
+            name = os.path.basename(path)[:-4]
+            c.see("told", f"'{name}'" in told, f"tests/{room}/meson.build: the story {name} is no test")
+
+
 def main(argv):
     if len(argv) != 3:
         print("usage: docs.py TREE TREATYCTL", file=sys.stderr)
@@ -146,8 +155,9 @@ def main(argv):
     bus(c)
     consensus(c)
     parts(c)
+    stories_run(c)
     for what in ("links", "paths", "manuals", "commands", "options", "keys", "methods", "errors", "rules", "shown",
-                 "stories", "bugs", "parts"):
+                 "stories", "bugs", "parts", "told"):
         if not c.counts.get(what):
             c.faults.append(f"docs.py found no {what} to compare: it looks in the wrong place")
     for fault in c.faults:

@@ -1,4 +1,5 @@
-/* What this host owns, when owners come and go faster than the log. */
+/* What this host owns, when owners come and go faster than the log; and what a leader that slept still
+ * knows. */
 #include "lone.h"
 
 static void own(Lone *lone, const char *tag, Told *told) {
@@ -46,10 +47,32 @@ static void let_go_while_written(void **state) {
         lone_free(lone);
 }
 
+/* A leader has proposed the end of a session, and then stands still for so long that it grants everybody a
+ * full timeout. The end may yet be committed, so that session is not told to live, however well it is heard.
+ */
+static void end_outlives_a_pause(void **state) {
+        Lone *lone = lone_new();
+        Sessions *sessions = &lone->agent->sessions;
+        SessionWatch *watch = NULL;
+        uint64_t until, later;
+        lone_run(lone, USEC_PER_SEC);
+        assert_int_not_equal(sessions_certain(lone->agent, &until), 0);
+        HASH_FIND(hh, sessions->watched, &lone->agent->host.id, sizeof(uint64_t), watch);
+        assert_non_null(watch);
+        watch->ending_generation = sessions->generation;
+
+        lone->now += 3 * USEC_PER_SEC; /* see watch_sessions(): more than twice its pause and a second */
+        lone_run(lone, 3 * USEC_PER_SEC);
+        assert_int_equal(sessions_certain(lone->agent, &later), 0);
+        assert_int_equal(later, until);
+        lone_free(lone);
+}
+
 int main(void) {
         const struct CMUnitTest tests[] = {
                 cmocka_unit_test(owned_again_at_once),
                 cmocka_unit_test(let_go_while_written),
+                cmocka_unit_test(end_outlives_a_pause),
         };
         return cmocka_run_group_tests(tests, NULL, NULL);
 }
