@@ -264,6 +264,9 @@ static void promotion_lapses(Agent *agent) {
         SIM_SEEN("roles: a promotion lapses");
         roles->promoted_usec = 0;
         roles->promote_index = roles->promote_seq = 0;
+        /* Somebody did, and a later list leaves it out: while that may yet be cut off it has a vote. */
+        if (agent->raft_status.role != RAFT_PASSIVE)
+                return;
         if (!agent->follow.active && !conf_is_voter(agent->raft_status.conf, agent->host.id)) {
                 agent->follow.active = true;
                 agent->follow.heard_usec = agent->now_usec;

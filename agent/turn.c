@@ -418,6 +418,9 @@ static void drop_tail(Agent *agent) {
          */
         if (tree->applied < agent->raft_status.last_index)
                 return;
+        /* So they would if the core still campaigned: it keeps its log until it is passive. */
+        if (agent->raft_status.role != RAFT_PASSIVE)
+                return;
         if (hall_submit_base(agent, hall_seq(agent)) < 0)
                 return;
         agent->demote = false;
