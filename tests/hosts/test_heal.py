@@ -45,7 +45,7 @@ def row_sum(id, head, value):
 def meta_sum(meta):
     numbers = [meta[name] for name in ("applied", "applied_term", "revision", "floor", "cluster_usec", "n_entries",
                                        "conf_index", "epoch")]
-    whole = packed(xxh3(struct.pack("<8Q", *numbers) + meta["cluster"] + meta["conf"]))
+    whole = packed(xxh3(struct.pack("<8Q", *numbers) + meta["cluster"] + struct.pack("<I", meta["min_version"]) + meta["conf"]))
     return packed(xxh3(bytes([0, 4]) + b"meta" + whole + meta["digest"] + struct.pack("<Q", meta["pruned"])))
 
 
