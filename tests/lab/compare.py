@@ -164,7 +164,7 @@ class Medians:
         return statistics.median(r[field] for r in rounds) if rounds else None
 
     def spread(self, key, name, field="per_second"):
-        values = [r[field] for r in self.rounds[key, name]]
+        values = [r[field] for r in self.rounds.get((key, name), ())]
         return f"{min(values):.0f}–{max(values):.0f}" if len(values) > 1 else ""
 
 
@@ -184,7 +184,8 @@ def throughput(systems, medians, rounds, seconds):
         say(f"round {n + 1} of {rounds}: {len(ROWS)} rows, {len(systems)} systems")
         for key, _, verb, where, clients in ROWS:
             for system in systems:
-                medians.add(key, system, ask_again(system, member_of(system, where), verb, clients, seconds))
+                with forgiven(system):
+                    medians.add(key, system, ask_again(system, member_of(system, where), verb, clients, seconds))
         for key, bus, clients in BUS_ROWS:
             treaty = systems[0]
             medians.add(key, treaty, ask(treaty, [treaty.bus_address(bus)], "get", clients, seconds))
@@ -382,6 +383,10 @@ def number(value, digits=3):
     return f"{value:.{digits}g}"
 
 
+def msec(usec):
+    return number(usec if usec is None else usec / 1e3)
+
+
 def tables(m, systems, fsyncs):
     names = [s.name for s in systems]
     yield "| what | at the | clients | " + " | ".join(f"{n}/s | spread | p50 ms | p99 ms | CPU µs" for n in names) + " |"
@@ -389,8 +394,8 @@ def tables(m, systems, fsyncs):
     for key, what, _, where, clients in ROWS:
         cells = [what, where, str(clients)]
         for n in names:
-            cells += [number(m.of(key, n)), m.spread(key, n), number(m.of(key, n, "p50_usec") / 1e3),
-                      number(m.of(key, n, "p99_usec") / 1e3), number(m.of(key, n, "cpu"))]
+            cells += [number(m.of(key, n)), m.spread(key, n), msec(m.of(key, n, "p50_usec")),
+                      msec(m.of(key, n, "p99_usec")), number(m.of(key, n, "cpu"))]
         yield "| " + " | ".join(cells) + " |"
     yield ""
     yield "| treaty's local reads over | clients | /s | spread | over the better | p50 ms | p99 ms | CPU µs | sd-bus alone, /s | over it |"
